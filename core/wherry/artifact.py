@@ -1,0 +1,136 @@
+"""Artifacts: what a backend's converter made, and how its tensors map to the model's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wherry.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One input or output of an artifact and the ONNX tensor that it stands for.
+
+    The agent turns an ONNX tensor into the runtime's form and back by these fields alone:
+    inputs are transposed by ``permutation`` and lose their first axis if ``drop_batch``; outputs
+    the other way round.
+
+    Attributes:
+        onnx: the tensor's name in the model.
+        runtime: its name in the runtime.
+        dtype: numpy's name of the type that the runtime takes or gives.
+        shape: the static ONNX shape.
+        permutation: axes of the ONNX tensor in the runtime's order (NCHW to NHWC: 0, 2, 3, 1);
+            None: as in ONNX.
+        drop_batch: the runtime has no batch axis (axis 0 of the ONNX tensor, which is 1).
+    """
+
+    onnx: str
+    runtime: str
+    dtype: str
+    shape: tuple[int, ...]
+    permutation: tuple[int, ...] | None = None
+    drop_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Files in a folder, all that a runner needs, and what made them.
+
+    Attributes:
+        directory: where the files are.
+        backend: the backend's name.
+        precision: as in the target.
+        format: the format's name (``Backend.artifact_format``).
+        files: relative POSIX path to sha256, hex.
+        inputs: the runtime's inputs.
+        outputs: the runtime's outputs, in the model's order.
+        provenance: the tool, its version, its notes; JSON values.
+    """
+
+    directory: Path
+    backend: str
+    precision: str
+    format: str
+    files: Mapping[str, str]
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_directory(
+        cls,
+        directory: Path,
+        *,
+        backend: str,
+        precision: str,
+        format: str,  # noqa: A002 -- the field's name
+        inputs: tuple[Binding, ...],
+        outputs: tuple[Binding, ...],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Hash every file below ``directory`` and describe them."""
+        files = {
+            path.relative_to(directory).as_posix(): hash_file(path)
+            for path in sorted(directory.rglob("*"))
+            if path.is_file()
+        }
+        return cls(
+            directory, backend, precision, format, files, inputs, outputs, dict(provenance or {})
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the files' hashes, the bindings and the format; not over the provenance."""
+        described = self.to_json()
+        del described["provenance"]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """What is shipped: the sum of the files' sizes."""
+        return sum((self.directory / name).stat().st_size for name in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the directory, as JSON values."""
+        values = asdict(self)
+        del values["directory"]
+        return json.loads(json.dumps(values))  # type: ignore[no-any-return] # tuples become lists
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], directory: Path) -> Artifact:
+        """The inverse of `to_json`; raises `StoreError` where the values are not an artifact."""
+        try:
+            fields = dict(values)
+            for side in ("inputs", "outputs"):
+                fields[side] = tuple(_binding(entry) for entry in fields[side])
+            return cls(directory=directory, **fields)
+        except (KeyError, TypeError) as error:
+            raise StoreError(
+                f"no description of an artifact: {error!r}",
+                where=str(directory),
+                remedy="Remove the folder and run again.",
+            ) from error
+
+
+def _binding(entry: Mapping[str, Any]) -> Binding:
+    permutation = entry.get("permutation")
+    return Binding(
+        onnx=entry["onnx"],
+        runtime=entry["runtime"],
+        dtype=entry["dtype"],
+        shape=tuple(entry["shape"]),
+        permutation=None if permutation is None else tuple(permutation),
+        drop_batch=entry.get("drop_batch", False),
+    )
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

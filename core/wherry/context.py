@@ -1,0 +1,95 @@
+"""What a stage hook is given besides its inputs: a place to work, a log, and a way to run tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wherry.requirements import Requirements
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wherry.measurement import MeasureSettings
+    from wherry.metrics import Metric
+    from wherry.target import Backend
+
+
+class StepContext(Protocol):
+    """Given to every stage hook.
+
+    Attributes:
+        output: an empty folder; what the hook leaves there becomes the store's entry.
+        scratch: another empty folder, deleted when the step ends.
+        log: the step's log file, shown in its errors.
+    """
+
+    @property
+    def output(self) -> Path: ...
+
+    @property
+    def scratch(self) -> Path: ...
+
+    @property
+    def log(self) -> Path: ...
+
+    def run_tool(
+        self,
+        script: Path,
+        request: Mapping[str, Any],
+        *,
+        requirements: Requirements | None,
+    ) -> dict[str, Any]:
+        """Run ``script REQUEST.json RESPONSE.json`` in its own process and environment.
+
+        The script imports nothing of ours. It reads the request (JSON) and writes the response
+        (a JSON object); to refuse, it writes ``{"error": {"message": ..., "where": ..., "remedy":
+        ..., "unsupported": bool}}``, which is raised here as `ToolError` or `UnsupportedError`.
+        What it prints goes to the step's log. A crash, a hang and a memory hog end in `ToolError`.
+
+        Args:
+            script: the file to run.
+            request: JSON values; paths as strings.
+            requirements: the environment, made on first use; None: the host's own interpreter.
+        """
+        ...
+
+    def progress(self, text: str) -> None:
+        """Say what is being done, for the progress display."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Say something that the report has to show beside this step's result."""
+        ...
+
+
+class ProfileContext(StepContext, Protocol):
+    """Given to ``wherry_profile``.
+
+    Attributes:
+        backend: the descriptor of the target's backend.
+        round: 0, 1, ...: accuracy and memory are taken in round 0 alone.
+        settings: how long to warm up and to measure.
+        metrics: fresh metrics to feed with outputs, by name; empty when ``round > 0``.
+        reference: outputs of the original model in fp32 for sample ``index`` of the evaluation
+            set, keyed by ONNX output name.
+    """
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def round(self) -> int: ...
+
+    @property
+    def settings(self) -> MeasureSettings: ...
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]: ...
+
+    def reference(self, index: int) -> Mapping[str, np.ndarray]: ...
+
+    def preprocess(self) -> Mapping[str, Mapping[str, Any]]:
+        """Per model input, its declared preprocessing (``wherry.preprocess``), JSON values."""
+        ...

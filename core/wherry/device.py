@@ -1,0 +1,202 @@
+"""Devices: what a transport offers, and what a leased board can do for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel
+
+from wherry.artifact import Artifact
+from wherry.measurement import MeasureSettings, Sensors
+from wherry.requirements import Requirements
+
+if TYPE_CHECKING:
+    from wherry.target import Backend, Target
+
+
+@dataclass(frozen=True)
+class BoardInfo:
+    """What a probe found; whatever the board does not tell is empty or None.
+
+    Attributes:
+        fingerprint: sha256 over what makes results comparable (model, SoC, cores, memory, OS,
+            kernel, glibc, Python): part of the keys of measurements.
+        machine: as ``uname -m`` says.
+        python: version of the board's Python, e.g. ``3.8.10``.
+        glibc: e.g. ``2.31``.
+        emulated: the processor is emulated (qemu-user and the like).
+        facts: everything else, for reports; JSON values.
+    """
+
+    fingerprint: str
+    hostname: str
+    machine: str
+    system: str
+    kernel: str
+    python: str
+    python_executable: str
+    glibc: str | None
+    cpu: str
+    cores: int
+    memory_bytes: int
+    model: str | None = None
+    emulated: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RawTiming:
+    """What the agent timed in one process; see `wherry.measurement.Measurement` for the fields."""
+
+    infer_ns: np.ndarray
+    total_ns: np.ndarray
+    warmup_runs: int
+    steady: bool
+    sensors: tuple[Sensors, ...]
+
+
+class HostedRunner(Protocol):
+    """An artifact loaded by an agent's process on the board.
+
+    Attributes:
+        load_ms: time to load the artifact.
+        first_ms: the first inference on zeros, after loading.
+    """
+
+    @property
+    def load_ms(self) -> float: ...
+
+    @property
+    def first_ms(self) -> float: ...
+
+    def infer(
+        self, samples: Iterable[Mapping[str, np.ndarray]]
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Run samples, several in flight; outputs come in the samples' order.
+
+        Args:
+            samples: per sample, ONNX input name to array: raw where a preprocessing was declared
+                for that input, else as the model takes it.
+
+        Returns:
+            Per sample, ONNX output name to array in the ONNX shape, batch axis kept.
+        """
+        ...
+
+    def time(self, inputs: Mapping[str, np.ndarray], settings: MeasureSettings) -> RawTiming:
+        """Warm up and time one sample, again and again."""
+        ...
+
+    def peak_memory_bytes(self) -> int | None:
+        """See `wherry.measurement.Measurement.peak_memory_bytes`."""
+        ...
+
+
+class Session(Protocol):
+    """A device leased for our use."""
+
+    @property
+    def info(self) -> BoardInfo: ...
+
+    def sensors(self) -> Sensors:
+        """Read the board's sensors now."""
+        ...
+
+    def host(
+        self,
+        artifact: Artifact,
+        target: Target,
+        backend: Backend,
+        preprocess: Mapping[str, Mapping[str, Any]],
+    ) -> AbstractContextManager[HostedRunner]:
+        """Ship what is missing, provision the runtime, start an agent's process and load.
+
+        Raises:
+            EnvironmentError_: the runtime cannot be provided on this board.
+            DeviceError: the device was lost.
+            ToolError: the runner failed or crashed; the text says how.
+        """
+        ...
+
+    def runtime_lock(self, backend: Backend) -> str:
+        """sha256 of the locked requirements that the runtime has on this board, for the keys.
+
+        Makes nothing; raises `EnvironmentError_` where no alternative fits.
+        """
+        ...
+
+
+class Device(Protocol):
+    """A board that a transport reaches."""
+
+    @property
+    def name(self) -> str: ...
+
+    def probe(self) -> BoardInfo:
+        """Find out what the board is; raises `DeviceError`."""
+        ...
+
+    def session(self, *, lease: bool = True) -> AbstractContextManager[Session]:
+        """Connect; with ``lease``, hold the board alone until the context ends.
+
+        Without a lease nothing may be timed: parity checks run so.
+        """
+        ...
+
+    def provision(self, requirements: Iterable[Requirements]) -> str:
+        """Provide the first alternative that fits; returns the Python executable on the board."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """One entry of an inventory: ``NAME: {TRANSPORT: parameters, tags: [...]}``."""
+
+    name: str
+    transport: str
+    parameters: BaseModel
+    tags: tuple[str, ...] = ()
+
+
+class DeviceServices(Protocol):
+    """What the host lends to a transport.
+
+    Attributes:
+        home: the folder of wherry's own files on the host.
+    """
+
+    @property
+    def home(self) -> Path: ...
+
+    def environment(self, requirements: Requirements) -> Path:
+        """Make (or find) an environment on the host; returns its Python executable."""
+        ...
+
+    def environment_lock(self, requirements: Requirements) -> str:
+        """sha256 of an environment's locked requirements, without making it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transport:
+    """Descriptor of a way to reach boards, yielded by ``wherry_transports``.
+
+    Attributes:
+        name: the word in an inventory.
+        description: one line.
+        parameters: what an inventory may say.
+        connect: makes the device; cheap, nothing is reached yet.
+        host: this transport reaches the host itself; parity checks run there, and timing there
+            shares the processor with the host's own work, so that the engine keeps them apart.
+    """
+
+    name: str
+    description: str
+    parameters: type[BaseModel]
+    connect: Callable[[DeviceSpec, DeviceServices], Device]
+    host: bool = False

@@ -1,0 +1,89 @@
+"""Measurements: what came back from a board for one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSettings:
+    """How one target is measured (the manifest's ``measure:``).
+
+    Attributes:
+        rounds: processes per target, in shuffled order over all targets of a board.
+        warmup_s: least time of warm-up in each round, seconds; it goes on until it is steady.
+        warmup_runs: least runs of warm-up in each round.
+        duration_s: time of measuring in each round, seconds.
+        min_runs: least measured runs in each round, however long they take.
+        max_runs: most measured runs in each round.
+        seed: of the shuffled order.
+    """
+
+    rounds: int = 3
+    warmup_s: float = 0.3
+    warmup_runs: int = 5
+    duration_s: float = 1.0
+    min_runs: int = 10
+    max_runs: int = 20_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """A reading of a board; whatever the board does not tell is absent.
+
+    Attributes:
+        time_s: seconds on the board's monotonic clock.
+        values: name to value: ``temperature_c.<zone>``, ``frequency_khz.<policy>``,
+            ``governor.<policy>`` (text), ``throttled`` (flags), ``load_1m``,
+            ``memory_available_bytes``, ``power_w.<rail>``.
+    """
+
+    time_s: float
+    values: Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One target, one round as ``wherry_profile`` returns it, or all rounds merged by the host.
+
+    Attributes:
+        infer_ns: uint64 [samples]; each the inference alone, nanoseconds.
+        total_ns: uint64 [samples]; the same runs with the copies of inputs and outputs.
+        round_sizes: how many samples each round gave, in order.
+        load_ms: time to load the artifact, per round.
+        first_ms: the first inference, per round.
+        warmup_runs: runs before the measured ones, per round.
+        steady: whether the warm-up had become steady, per round.
+        metrics: metric name to value; from round 0.
+        peak_memory_bytes: the most resident memory of the runner's process, less what it held
+            before the artifact was loaded; None where the board does not tell.
+        sensors: readings before, during and after, in order.
+        clean: nothing disturbed the measurement as far as the board tells.
+        disturbances: why it is not clean, sentences.
+        timed_by: what held the clock, e.g. ``agent``.
+        emulated: the board is an emulator: the latency means nothing.
+        evaluated: how many samples the metrics are over.
+        extra: what a backend adds for the record; JSON values.
+    """
+
+    infer_ns: np.ndarray
+    total_ns: np.ndarray
+    round_sizes: tuple[int, ...]
+    load_ms: tuple[float, ...]
+    first_ms: tuple[float, ...]
+    warmup_runs: tuple[int, ...]
+    steady: tuple[bool, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    sensors: tuple[Sensors, ...] = ()
+    clean: bool = True
+    disturbances: tuple[str, ...] = ()
+    timed_by: str = "agent"
+    emulated: bool = False
+    evaluated: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)

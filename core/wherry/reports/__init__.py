@@ -1,0 +1,42 @@
+"""Reports: what people and machines read of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as reports see it.
+
+    Attributes:
+        values: the report's JSON (a contract: see ``docs/report-json.md``).
+        samples: per result, in order: ``infer_ns`` and ``total_ns`` as uint64 [samples]; empty
+            mappings for results that failed.
+        manifest: the manifest's text as it was run.
+    """
+
+    values: Mapping[str, Any]
+    samples: tuple[Mapping[str, np.ndarray], ...] = ()
+    manifest: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Descriptor of a form of a report, yielded by ``wherry_reports``.
+
+    Attributes:
+        name: ``run --NAME FILE`` and ``report --format NAME``.
+        description: one line.
+        render: makes the text of the file.
+        suffix: of a file, e.g. ``.html``.
+    """
+
+    name: str
+    description: str
+    render: Callable[[RunRecord], str]
+    suffix: str

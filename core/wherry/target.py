@@ -1,0 +1,172 @@
+"""Targets, the backends that they name, and the options of a runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wherry.requirements import Requirements
+
+if TYPE_CHECKING:
+    from wherry.model import Model
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+"""The words for a precision, wide to narrow. A backend lists those that it offers."""
+
+
+class RuntimeOptions(BaseModel):
+    """Options of a backend; each backend derives its own from this.
+
+    A field made with `convert_option` changes the artifact; every other field only changes how
+    the artifact is run, so that changing it converts nothing again.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threads: int = Field(default=1, ge=1, le=1024, description="threads of the runtime")
+
+
+def convert_option(default: Any, *, description: str, **constraints: Any) -> Any:
+    """A field of `RuntimeOptions` that the converter reads."""
+    return Field(
+        default=default,
+        description=description,
+        json_schema_extra={"stage": "convert"},
+        **constraints,
+    )
+
+
+def split_options(options: RuntimeOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options as JSON values: (those that change the artifact, those of the run)."""
+    convert: dict[str, Any] = {}
+    run: dict[str, Any] = {}
+    values = options.model_dump(mode="json")
+    for name, info in type(options).model_fields.items():
+        extra = info.json_schema_extra
+        stage = extra.get("stage") if isinstance(extra, dict) else None
+        (convert if stage == "convert" else run)[name] = values[name]
+    return convert, run
+
+
+@dataclass(frozen=True)
+class Target:
+    """Backend x precision x device x options: one row of a report."""
+
+    backend: str
+    precision: str
+    device: str
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    @property
+    def id(self) -> str:
+        """A name that is unique in a manifest, short, and safe in a file name."""
+        changed = self.options.model_dump(mode="json", exclude_defaults=True)
+        parts = [self.backend, self.precision, self.device]
+        threads = changed.pop("threads", None)
+        if threads is not None:
+            parts.append(f"t{threads}")
+        if changed:
+            text = json.dumps(changed, sort_keys=True)
+            parts.append(hashlib.sha256(text.encode()).hexdigest()[:6])
+        return "-".join(parts)
+
+    def describe(self) -> str:
+        """For people: ``ncnn fp16 on pi4 (threads=4, winograd=False)``."""
+        changed = self.options.model_dump(mode="json", exclude_defaults=True)
+        options = ", ".join(f"{key}={value}" for key, value in changed.items())
+        return f"{self.backend} {self.precision} on {self.device}" + (
+            f" ({options})" if options else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """What a backend's pre-flight found: it will not convert this.
+
+    Attributes:
+        op_type: the ONNX operator, with its domain unless that is ONNX's own.
+        count: how many nodes of this kind stand in the model.
+        node: the name of the first one.
+        remedy: what the user can do, as a sentence.
+    """
+
+    op_type: str
+    count: int
+    node: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParityThreshold:
+    """The least agreement of an artifact's outputs with the model's in fp32."""
+
+    sqnr_db: float
+    cosine: float
+
+
+DEFAULT_PARITY: Mapping[str, ParityThreshold] = {
+    "fp32": ParityThreshold(60.0, 0.9999),
+    "fp16": ParityThreshold(30.0, 0.999),
+    "bf16": ParityThreshold(20.0, 0.99),
+    "int8": ParityThreshold(5.0, 0.9),
+}
+"""Per precision; a backend or a manifest may say otherwise."""
+
+
+def no_preflight(model: Model, target: Target) -> Sequence[Unsupported]:  # noqa: ARG001
+    """The pre-flight of a backend that knows no limits before it tries."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Descriptor of a runtime and its converter, yielded by ``wherry_backends``.
+
+    Attributes:
+        name: the word in manifests.
+        description: one line for ``wherry plugins list``.
+        precisions: those offered, the default first.
+        options: the runtime's options; they appear in the manifest's schema and its errors.
+        runner: the file that is shipped to the board. It imports nothing of ours and defines
+            ``load(directory, artifact, options) -> runner``; see ``wherry.testing`` for the contract.
+        runtime: what ``runner`` needs on a board: alternatives, the best first.
+        converter: what the converter needs on the host; None: the host's own interpreter will do.
+        artifact_format: the name of the format, e.g. ``tflite``.
+        format_version: raise it when the converter's output changes for the same input: it is
+            part of the store's key.
+        convert_files: the plugin's files whose content decides what the converter makes; their
+            bytes are part of the store's key.
+        calibrated: precisions for which ``wherry_convert`` wants a calibration.
+        refusals: precision to the reason why this backend cannot offer it, with a remedy.
+        preflight: the operators that it would refuse, found without converting.
+        runs_on_host: False where no host can run the artifact, so that parity is not checked there.
+        parity: thresholds that replace ``DEFAULT_PARITY``.
+    """
+
+    name: str
+    description: str
+    precisions: tuple[str, ...]
+    runner: Path
+    artifact_format: str
+    options: type[RuntimeOptions] = RuntimeOptions
+    runtime: tuple[Requirements, ...] = ()
+    converter: Requirements | None = None
+    format_version: int = 1
+    convert_files: tuple[Path, ...] = ()
+    calibrated: frozenset[str] = frozenset()
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    preflight: Callable[[Model, Target], Sequence[Unsupported]] = no_preflight
+    runs_on_host: bool = True
+    parity: Mapping[str, ParityThreshold] = field(default_factory=dict)
+
+    def threshold(self, precision: str) -> ParityThreshold:
+        """The parity that ``precision`` has to reach."""
+        return self.parity.get(precision) or DEFAULT_PARITY[precision]
+
+

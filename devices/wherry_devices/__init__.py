@@ -1,0 +1,1 @@
+"""Devices: the transports, and the agent that runs on a board."""
