@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from wherry.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +91,55 @@ class Measurement:
     emulated: bool = False
     evaluated: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, directory: Path) -> None:
+        """Write ``measurement.json`` and ``samples.npz`` into ``directory``."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
+        values["sensors"] = [asdict(reading) for reading in self.sensors]
+        (directory / "measurement.json").write_text(json.dumps(values, indent=1))
+        np.savez_compressed(
+            directory / "samples.npz", infer_ns=self.infer_ns, total_ns=self.total_ns
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> Measurement:
+        """The inverse of `save`; raises `StoreError`."""
+        try:
+            values = json.loads((directory / "measurement.json").read_text())
+            sensors = tuple(Sensors(**reading) for reading in values.pop("sensors"))
+            with np.load(directory / "samples.npz", allow_pickle=False) as arrays:
+                samples = {name: arrays[name] for name in _ARRAYS}
+            tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**samples, **tuples, sensors=sensors)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"not a measurement: {error!r}",
+                where=str(directory),
+                remedy="Run again with --remeasure.",
+            ) from error
+
+
+_ARRAYS = ("infer_ns", "total_ns")
+
+
+def merge(rounds: Sequence[Measurement]) -> Measurement:
+    """All rounds of one target, in order, as one measurement.
+
+    Samples are concatenated; metrics and memory come from the first round; it is clean if every
+    round was.
+    """
+    first = rounds[0]
+    return replace(
+        first,
+        infer_ns=np.concatenate([r.infer_ns for r in rounds]),
+        total_ns=np.concatenate([r.total_ns for r in rounds]),
+        round_sizes=tuple(size for r in rounds for size in r.round_sizes),
+        load_ms=tuple(value for r in rounds for value in r.load_ms),
+        first_ms=tuple(value for r in rounds for value in r.first_ms),
+        warmup_runs=tuple(value for r in rounds for value in r.warmup_runs),
+        steady=tuple(value for r in rounds for value in r.steady),
+        sensors=tuple(reading for r in rounds for reading in r.sensors),
+        clean=all(r.clean for r in rounds),
+        disturbances=tuple(dict.fromkeys(text for r in rounds for text in r.disturbances)),
+        emulated=any(r.emulated for r in rounds),
+    )

@@ -1,0 +1,176 @@
+"""The default engine: runs a plan's steps on this host, in parallel up to a bound.
+
+Steps wait for tools in processes of their own, so that threads are enough. A step that times
+something on the host itself (``exclusive``) runs alone, after all others that could run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from wherry.errors import Interrupted, PluginError, WherryError
+from wherry.stages import stage
+from wherry.stages.context import Services, StageResult, log_path
+
+if TYPE_CHECKING:
+    from wherry.plan import Step
+
+State = Literal["started", "progress", "done", "cached", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a step; for progress displays and logs."""
+
+    step: Step
+    state: State
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """How a step ended.
+
+    Attributes:
+        result: None where it failed or was not run.
+        error: why; of a step that was not run, the error of the one that it needed.
+        seconds: wall time.
+    """
+
+    step: Step
+    result: StageResult | None
+    error: WherryError | None = None
+    seconds: float = 0.0
+
+
+def run_steps(
+    services: Services, *, jobs: int | None = None, on_event: Callable[[Event], None] | None = None
+) -> Mapping[str, StepOutcome]:
+    """Run every step of the plan; returns how each ended, by id.
+
+    Args:
+        services: of this run; ``services.cancelled`` stops it.
+        jobs: how many steps at once; None: the cores that this process may use.
+        on_event: called from several threads.
+
+    Raises:
+        Interrupted: on Ctrl-C; what is done is in the store.
+    """
+    notify = on_event or (lambda _event: None)
+    steps = services.plan.steps
+
+    def progress(step: str, text: str) -> None:
+        # parts of a step (its parity check, its rounds) have names that begin with the step's own
+        owner = steps.get(step) or next(
+            (s for name, s in steps.items() if step.startswith(name)), None
+        )
+        if owner is not None:
+            notify(Event(owner, "progress", text))
+
+    services.notify = progress
+    scheduler = _Scheduler(services, jobs or len(os.sched_getaffinity(0)), notify)
+    try:
+        return scheduler.run()
+    except KeyboardInterrupt:
+        services.cancelled.set()
+        raise Interrupted(
+            "the run was stopped; what is done is kept",
+            remedy="The same command goes on where it was.",
+        ) from None
+
+
+class _Scheduler:
+    def __init__(self, services: Services, jobs: int, notify: Callable[[Event], None]) -> None:
+        self._services = services
+        self._jobs = jobs
+        self._notify = notify
+        self._outcomes: dict[str, StepOutcome] = {}
+        self._waiting = dict(services.plan.steps)
+        self._running: dict[Future[StepOutcome], Step] = {}
+
+    def run(self) -> Mapping[str, StepOutcome]:
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="wherry-step") as pool:
+            try:
+                while self._waiting or self._running:
+                    for step in self._startable():
+                        del self._waiting[step.id]
+                        self._running[pool.submit(self._do, step)] = step
+                    finished, _ = wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        step = self._running.pop(future)
+                        self._outcomes[step.id] = future.result()
+            except BaseException:
+                # tools are killed by the event, so that the pool's threads end and can be joined
+                self._services.cancelled.set()
+                raise
+        return self._outcomes
+
+    def _startable(self) -> list[Step]:
+        """The steps to start now; those that can never run are settled on the way."""
+        free = self._jobs - len(self._running)
+        if any(step.exclusive for step in self._running.values()):
+            return []
+        ready: list[Step] = []
+        for step in list(self._waiting.values()):
+            if not all(need in self._outcomes for need in step.needs):
+                continue
+            blocker = None if step.tolerant else self._blocker(step)
+            if blocker is None:
+                ready.append(step)
+            else:
+                del self._waiting[step.id]
+                self._outcomes[step.id] = StepOutcome(step, None, blocker)
+                self._notify(Event(step, "skipped", str(blocker)))
+        shared = [step for step in ready if not step.exclusive]
+        if shared:
+            return shared[:free]
+        return [] if self._running else ready[:1]
+
+    def _blocker(self, step: Step) -> WherryError | None:
+        for need in step.needs:
+            error = self._outcomes[need].error
+            if error is not None:
+                return error
+        return None
+
+    def _do(self, step: Step) -> StepOutcome:
+        start = time.monotonic()
+        self._notify(Event(step, "started"))
+        inputs = {
+            need: outcome.result.value
+            for need in step.needs
+            if (outcome := self._outcomes[need]).result is not None
+        }
+        outcome = _attempt(step, inputs, self._services, start)
+        if outcome.error is not None:
+            self._notify(Event(step, "failed", str(outcome.error)))
+        else:
+            cached = outcome.result is not None and outcome.result.cached
+            self._notify(Event(step, "cached" if cached else "done"))
+        return outcome
+
+
+def _attempt(
+    step: Step, inputs: Mapping[str, Any], services: Services, start: float
+) -> StepOutcome:
+    try:
+        result = stage(step.kind)(step, inputs, services)
+        return StepOutcome(step, result, None, time.monotonic() - start)
+    except WherryError as error:
+        return StepOutcome(step, None, error, time.monotonic() - start)
+    except Exception as error:  # noqa: BLE001 -- a plugin's bug fails its own step; the log has it all
+        log = log_path(services, step.id)
+        with log.open("a") as stream:
+            traceback.print_exc(file=stream)
+        failure = PluginError(
+            f"{step.title} hit a bug: {type(error).__name__}: {error}",
+            where=step.id,
+            remedy=f"The traceback is in {log}; report it to the author of the plugin.",
+        )
+        return StepOutcome(step, None, failure, time.monotonic() - start)

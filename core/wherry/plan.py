@@ -1,0 +1,201 @@
+"""From a manifest to a plan: which steps there are, what each needs, and what they share.
+
+A plan is data: it touches neither the model nor the store. ``stages`` know how to do a step, and
+``engine`` in what order. Steps that several targets need stand in the plan once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from wherry.passes import PassStep
+from wherry.target import Target, split_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wherry.host import Host
+    from wherry.inventory import Inventory
+    from wherry.manifest import Manifest
+
+Kind = Literal["model", "data", "reference", "optimize", "calibrate", "convert", "profile"]
+
+EVALUATION = "evaluation"
+CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report: a variant on a target.
+
+    Attributes:
+        steps: the ids of the steps that lead to its measurement, in order; the last profiles it.
+    """
+
+    index: int
+    variant: str
+    target: Target
+    steps: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Unique in the plan, for people and file names."""
+        return f"{self.variant}/{self.target.id}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A unit of work.
+
+    Attributes:
+        id: unique in the plan.
+        title: for the progress display and logs.
+        needs: ids of the steps whose results it takes.
+        variant: of optimize, calibrate and convert.
+        passes: of optimize: the chain so far; the last one is this step's own.
+        target: of convert and calibrate: a target that stands for all that share the step.
+        data: of data: the section's name in the manifest.
+        device: of profile: the device.
+        rows: of profile: the indices of the rows that are measured together.
+        tolerant: it runs even where steps that it needs have failed, with the others' results.
+        exclusive: nothing else may run beside it: it times something on the host itself.
+    """
+
+    id: str
+    kind: Kind
+    title: str
+    needs: tuple[str, ...] = ()
+    variant: str = ""
+    passes: tuple[PassStep, ...] = ()
+    target: Target | None = None
+    data: str = ""
+    device: str = ""
+    rows: tuple[int, ...] = ()
+    tolerant: bool = False
+    exclusive: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps, in an order in which they could be done, and the rows that they lead to."""
+
+    manifest: Manifest
+    steps: Mapping[str, Step]
+    rows: tuple[Row, ...]
+
+
+def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
+    """Lay out the steps of a manifest. Pure; every name was checked when the manifest was loaded."""
+    steps: dict[str, Step] = {}
+
+    def add(step: Step) -> str:
+        steps.setdefault(step.id, step)
+        return step.id
+
+    model = add(Step("model", "model", "read the model"))
+    data = {
+        name: add(Step(f"data:{name}", "data", f"read the {name} data", data=name))
+        for name in manifest.data
+    }
+    evaluation = (data[EVALUATION],) if EVALUATION in data else ()
+    reference = (
+        (add(Step("reference", "reference", "run the original in fp32", (model, *evaluation))),)
+        if evaluation
+        else ()
+    )
+    checks = evaluation or ((data[CALIBRATION],) if CALIBRATION in data else ())
+
+    rows: list[Row] = []
+    by_device: dict[str, list[int]] = {}
+    for index, (variant, target) in enumerate(manifest.rows):
+        chain = _chain(variant, manifest.variants[variant], model, data, host, add)
+        variant_model = chain[-1]
+        calibration: tuple[str, ...] = ()
+        if target.precision in host.backends[target.backend].calibrated:
+            needs = (variant_model, data[CALIBRATION]) if CALIBRATION in data else (variant_model,)
+            calibration = (
+                add(
+                    Step(
+                        f"calibrate:{variant_model}",
+                        "calibrate",
+                        f"calibrate {variant}",
+                        needs,
+                        variant=variant,
+                        target=target,
+                    )
+                ),
+            )
+        convert = add(
+            Step(
+                f"convert:{variant_model}:{_conversion(target)}",
+                "convert",
+                f"convert {variant} for {target.backend} {target.precision}",
+                (variant_model, *calibration, *checks),
+                variant=variant,
+                target=target,
+            )
+        )
+        by_device.setdefault(target.device, []).append(index)
+        rows.append(
+            Row(index, variant, target, (*chain, *calibration, convert, f"profile:{target.device}"))
+        )
+
+    for device, indices in by_device.items():
+        transport = host.transports[inventory.devices[device].transport]
+        converts = dict.fromkeys(rows[index].steps[-2] for index in indices)
+        add(
+            Step(
+                f"profile:{device}",
+                "profile",
+                f"measure {len(indices)} targets on {device}",
+                (*converts, *evaluation, *reference),
+                device=device,
+                rows=tuple(indices),
+                tolerant=True,
+                exclusive=transport.host,
+            )
+        )
+    return Plan(manifest, steps, tuple(rows))
+
+
+def _chain(
+    variant: str,
+    passes: tuple[PassStep, ...],
+    model: str,
+    data: Mapping[str, str],
+    host: Host,
+    add: Callable[[Step], str],
+) -> tuple[str, ...]:
+    """The optimize steps of a variant; variants with a common beginning share it."""
+    chain = [model]
+    for count, step in enumerate(passes, start=1):
+        needed = host.passes[step.name].needs
+        extra = tuple(
+            data[name]
+            for need, name in (("calibration", CALIBRATION), ("training", "training"))
+            if need in needed and name in data
+        )
+        name = f"{step.name}:{step.parameters.model_dump_json()}"
+        chain.append(
+            add(
+                Step(
+                    f"{chain[-1]}>{name}",
+                    "optimize",
+                    f"{step.name} for {variant}",
+                    (chain[-1], *extra),
+                    variant=variant,
+                    passes=passes[:count],
+                )
+            )
+        )
+    return tuple(chain)
+
+
+def _conversion(target: Target) -> str:
+    """What a conversion and its parity check depend on: all of the target but device and threads."""
+    convert, run = split_options(target.options)
+    run.pop("threads", None)
+    options = ",".join(f"{key}={value}" for key, value in sorted({**convert, **run}.items()))
+    return f"{target.backend}:{target.precision}:{options}"

@@ -1,0 +1,285 @@
+"""From the outcomes of a plan's steps to the report's JSON, which is a contract."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from wherry import __version__
+from wherry.errors import UnsupportedError, WherryError
+from wherry.plan import EVALUATION
+from wherry.reports import RunRecord
+from wherry.stats import pareto, summarise
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wherry.engine.local import StepOutcome
+    from wherry.measurement import Measurement
+    from wherry.plan import Plan, Row
+    from wherry.stages.context import Services
+    from wherry.stages.convert import Converted
+    from wherry.stages.profile import Profiled
+
+SCHEMA_VERSION = 1
+
+
+def assemble(
+    services: Services,
+    outcomes: Mapping[str, StepOutcome],
+    *,
+    run_id: str,
+    tag: str | None,
+    started: datetime,
+    finished: datetime,
+) -> RunRecord:
+    """Everything that reports show, but the gates (`records.gates`)."""
+    plan = services.plan
+    results: list[dict[str, Any]] = []
+    samples: list[Mapping[str, np.ndarray]] = []
+    for row in plan.rows:
+        result, measured = _result(row, outcomes, services)
+        results.append(result)
+        samples.append(
+            {"infer_ns": measured.infer_ns, "total_ns": measured.total_ns} if measured else {}
+        )
+    _relate(results, plan, services)
+    manifest = plan.manifest
+    values: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "tag": tag,
+        "wherry": __version__,
+        "manifest": str(manifest.path),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "host": _host(),
+        "devices": {name: asdict(info) for name, info in sorted(services.boards.items())},
+        "model": _model(outcomes),
+        "data": _data(plan, outcomes),
+        "measure": asdict(manifest.measure),
+        "metrics": [
+            {
+                "name": section.key,
+                "better": services.host.metrics[section.name].better,
+                "unit": services.host.metrics[section.name].unit,
+            }
+            for section in manifest.metrics
+        ],
+        "reference": _reference(outcomes),
+        "results": results,
+        "gates": [],
+        "steps": [_step(outcome) for outcome in outcomes.values()],
+        "plugins": [asdict(info) for info in services.host.plugins],
+    }
+    return RunRecord(values, tuple(samples), manifest.text)
+
+
+def _result(
+    row: Row, outcomes: Mapping[str, StepOutcome], services: Services
+) -> tuple[dict[str, Any], Measurement | None]:
+    target = row.target
+    result: dict[str, Any] = {
+        "variant": row.variant,
+        "target": {
+            "backend": target.backend,
+            "precision": target.precision,
+            "device": target.device,
+            "options": target.options.model_dump(mode="json"),
+        },
+        "status": "failed",
+        "error": None,
+        "latency": None,
+        "metrics": {},
+        "parity": None,
+        "size_bytes": None,
+        "peak_memory_bytes": None,
+        "energy_mj": None,
+        "speedup_vs_fp32": None,
+        "pareto": False,
+        "artifact": None,
+        "cached": False,
+        "warnings": [],
+        "provenance": {},
+    }
+    warnings: list[str] = []
+    error: WherryError | None = None
+    for step in row.steps[:-1]:
+        outcome = outcomes[step]
+        error = error or outcome.error
+        if outcome.result is not None:
+            warnings.extend(outcome.result.warnings)
+    converted_outcome = outcomes[row.steps[-2]].result
+    if converted_outcome is not None:
+        converted: Converted = converted_outcome.value
+        result["size_bytes"] = converted.artifact.size_bytes
+        result["artifact"] = f"sha256:{converted.artifact.digest}"
+        result["provenance"] = dict(converted.artifact.provenance)
+        if converted.parity is not None:
+            result["parity"] = {
+                "sqnr_db": converted.parity.sqnr_db,
+                "cosine": converted.parity.cosine,
+            }
+
+    profile = outcomes[row.steps[-1]]
+    profiled: Profiled | None = None
+    if profile.result is not None:
+        profiled = profile.result.value.get(row.index)
+    if profiled is None:
+        error = error or profile.error
+    else:
+        error = error or profiled.error
+        warnings.extend(profiled.warnings)
+        result["cached"] = profiled.cached
+    measured = profiled.measurement if profiled else None
+    if measured is not None:
+        result["status"] = "ok"
+        result["latency"] = latency(measured, services.manifest.measure.seed)
+        result["metrics"] = dict(measured.metrics)
+        result["peak_memory_bytes"] = measured.peak_memory_bytes
+        result["evaluated"] = measured.evaluated
+        result["sensors"] = [asdict(reading) for reading in measured.sensors]
+    elif error is not None:
+        result["status"] = "skipped" if isinstance(error, UnsupportedError) else "failed"
+        result["error"] = str(error)
+    else:
+        result["error"] = "it was not measured, and no step says why: this is a bug of wherry"
+    result["warnings"] = list(dict.fromkeys(warnings))
+    return result, measured
+
+
+def latency(measured: Measurement, seed: int) -> dict[str, Any]:
+    """The report's ``latency`` of one measurement; milliseconds, the inference alone."""
+    summary = summarise(measured.infer_ns, measured.round_sizes, seed=seed)
+    copies = summarise(measured.total_ns, measured.round_sizes, seed=seed)
+    return {
+        "median_ms": summary.median_ms,
+        "ci95_ms": list(summary.ci95_ms),
+        "p90_ms": summary.p90_ms,
+        "p99_ms": summary.p99_ms,
+        "min_ms": summary.min_ms,
+        "mean_ms": summary.mean_ms,
+        "samples": summary.samples,
+        "outliers": summary.outliers,
+        "load_ms": _middle(measured.load_ms),
+        "first_ms": _middle(measured.first_ms),
+        "with_copies_ms": copies.median_ms,
+        "timed_by": measured.timed_by,
+        "clean": measured.clean,
+        "disturbances": list(measured.disturbances),
+        "emulated": measured.emulated,
+        "steady": all(measured.steady),
+        "rounds": len(measured.round_sizes),
+    }
+
+
+def _middle(values: tuple[float, ...]) -> float:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+
+
+def _relate(results: list[dict[str, Any]], plan: Plan, services: Services) -> None:
+    """Speed-ups against fp32, and the Pareto marks of each device."""
+    fp32 = {
+        _peer(result): result["latency"]["median_ms"]
+        for result in results
+        if result["latency"] and result["target"]["precision"] == "fp32"
+    }
+    for result in results:
+        base = fp32.get(_peer(result))
+        if result["latency"] and base:
+            speedup = base / result["latency"]["median_ms"]
+            result["speedup_vs_fp32"] = speedup
+            precision = result["target"]["precision"]
+            if precision != "fp32" and speedup < 1:
+                result["warnings"].append(
+                    f"{precision} is slower than fp32 here (x{speedup:.2f})"
+                )
+    first = plan.manifest.metrics[0] if plan.manifest.metrics else None
+    sign = -1.0 if first and services.host.metrics[first.name].better == "higher" else 1.0
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        if result["latency"] and (first is None or first.key in result["metrics"]):
+            # what was timed by unlike clocks is never ranked together
+            group = (result["target"]["device"], result["latency"]["timed_by"])
+            groups.setdefault(group, []).append(result)
+    for group_results in groups.values():
+        points = [
+            (
+                r["latency"]["median_ms"],
+                sign * r["metrics"][first.key] if first else float(r["size_bytes"]),
+            )
+            for r in group_results
+        ]
+        for result, best in zip(group_results, pareto(points), strict=True):
+            result["pareto"] = bool(best)
+
+
+def _peer(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """What a result shares with its fp32 counterpart."""
+    target = result["target"]
+    options = repr(sorted(target["options"].items()))
+    return (result["variant"], target["backend"], target["device"], options)
+
+
+def _host() -> dict[str, Any]:
+    return {
+        "hostname": platform.node(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def _model(outcomes: Mapping[str, StepOutcome]) -> dict[str, Any] | None:
+    result = outcomes["model"].result
+    if result is None:
+        return None
+    model = result.value
+    return {
+        "digest": model.digest,
+        "opset": model.opset,
+        "inputs": [asdict(spec) for spec in model.inputs],
+        "outputs": [asdict(spec) for spec in model.outputs],
+        "size_bytes": model.path.stat().st_size,
+    }
+
+
+def _data(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, section in plan.manifest.data.items():
+        result = outcomes[f"data:{name}"].result
+        if result is not None:
+            dataset = result.value
+            found[name] = {
+                "source": section.source,
+                "samples": len(dataset),
+                "digest": dataset.digest,
+            }
+    return found
+
+
+def _reference(outcomes: Mapping[str, StepOutcome]) -> dict[str, Any] | None:
+    """The original in fp32 on ONNX Runtime: what ``max_drop`` is measured against."""
+    outcome = outcomes.get("reference")
+    if outcome is None or outcome.result is None:
+        return None
+    return {"metrics": dict(outcome.result.value.metrics), "data": EVALUATION}
+
+
+def _step(outcome: StepOutcome) -> dict[str, Any]:
+    state = "failed"
+    if outcome.result is not None:
+        state = "cached" if outcome.result.cached else "done"
+    return {
+        "id": outcome.step.id,
+        "title": outcome.step.title,
+        "state": state,
+        "seconds": round(outcome.seconds, 3),
+        "error": str(outcome.error) if outcome.error else None,
+    }

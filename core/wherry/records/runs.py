@@ -1,0 +1,119 @@
+"""Runs on disk: each a folder below ``home()/runs``, named by its id."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wherry.errors import StoreError, UsageError
+from wherry.reports import RunRecord
+
+REPORT_FILE = "report.json"
+SAMPLES_FILE = "samples.npz"
+MANIFEST_FILE = "manifest.yaml"
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """Sorts by time, e.g. ``20261124-040500-3f9a``."""
+    now = now or datetime.now(UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def save_run(record: RunRecord, directory: Path) -> None:
+    """Write a run's files; the report last and by rename, so that a run with one is whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST_FILE).write_text(record.manifest)
+    arrays: dict[str, Any] = {
+        f"{index}.{name}": array
+        for index, samples in enumerate(record.samples)
+        for name, array in samples.items()
+    }
+    np.savez_compressed(directory / SAMPLES_FILE, **arrays)
+    temporary = directory / f"{REPORT_FILE}.part"
+    temporary.write_text(json.dumps(record.values, indent=1, allow_nan=False))
+    temporary.replace(directory / REPORT_FILE)
+
+
+def load_run(home: Path, name: str = "last") -> RunRecord:
+    """A run by id, unique beginning of an id, tag, ``last`` or ``last~N``.
+
+    Raises:
+        UsageError: there is no such run.
+        StoreError: its files cannot be read.
+    """
+    directory = _find(home, name)
+    try:
+        values = json.loads((directory / REPORT_FILE).read_text())
+        manifest = (directory / MANIFEST_FILE).read_text()
+        with np.load(directory / SAMPLES_FILE, allow_pickle=False) as arrays:
+            samples = _samples(arrays, len(values["results"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(
+            f"the run cannot be read: {error}",
+            where=str(directory),
+            remedy="Remove the folder, and run again.",
+        ) from error
+    return RunRecord(values, samples, manifest)
+
+
+def list_runs(home: Path) -> list[Path]:
+    """The folders of whole runs, oldest first."""
+    root = home / "runs"
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if (path / REPORT_FILE).is_file())
+
+
+def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
+    """The same run with what its gates found."""
+    return replace(record, values={**record.values, "gates": gates})
+
+
+def _find(home: Path, name: str) -> Path:
+    runs = list_runs(home)
+    if not runs:
+        raise UsageError(
+            f"there is no run yet below {home / 'runs'}", remedy="Start one with `wherry run`."
+        )
+    if match := re.fullmatch(r"last(?:~(\d+))?", name):
+        back = int(match[1] or 0)
+        if back < len(runs):
+            return runs[-1 - back]
+        raise UsageError(f"{name}: there are only {len(runs)} runs")
+    found = [path for path in runs if path.name == name] or [
+        path for path in runs if path.name.startswith(name)
+    ]
+    if not found:
+        found = [path for path in runs if _tag(path) == name][-1:]  # a tag: the newest run with it
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(path.name for path in found[:5])
+        raise UsageError(f"{name} could be any of {listed}", remedy="Give more of the id.")
+    listed = ", ".join(path.name for path in runs[-3:])
+    raise UsageError(f"there is no run named {name!r}", remedy=f"The newest are {listed}.")
+
+
+def _tag(directory: Path) -> str | None:
+    try:
+        tag = json.loads((directory / REPORT_FILE).read_text()).get("tag")
+    except (OSError, ValueError):
+        return None  # an unreadable run has no tag; loading it by its id says what is wrong
+    return tag if isinstance(tag, str) else None
+
+
+def _samples(arrays: Mapping[str, np.ndarray], count: int) -> tuple[Mapping[str, np.ndarray], ...]:
+    samples: list[dict[str, np.ndarray]] = [{} for _ in range(count)]
+    for key in arrays:
+        index, name = key.split(".", 1)
+        samples[int(index)][name] = arrays[key]
+    return tuple(samples)
+

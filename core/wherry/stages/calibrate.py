@@ -1,0 +1,51 @@
+"""The calibrate stage: the ranges of a model's activations, found once for all backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from wherry.calibration import Calibration
+from wherry.errors import DataError
+from wherry.plan import CALIBRATION
+from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
+from wherry.stages.prepare import model_ready
+from wherry.store import Key
+
+if TYPE_CHECKING:
+    from wherry.model import Model
+    from wherry.plan import Step
+
+
+def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
+    """Calibrate one variant; the value is a `Calibration`."""
+    assert step.target is not None
+    target, model = step.target, inputs[step.needs[0]]
+    dataset = inputs.get(f"data:{CALIBRATION}")
+    if dataset is None:
+        raise DataError(
+            f"{target.describe()} needs calibration data, and the manifest names none",
+            where=services.manifest.location("data"),
+            remedy="Add a section `calibration:` below `data:`.",
+        )
+    key = calibration_key(model, dataset.digest, services)
+
+    def build(context: HostContext) -> None:
+        ready = model_ready(dataset, model, services)
+        services.host.calibrate(model, ready, target, context).save(context.output)
+
+    entry, cached, warnings = take_or_build(services, step.id, key, build)
+    return StageResult(Calibration.load(entry.directory), cached, warnings)
+
+
+def calibration_key(model: Model, dataset_digest: str, services: Services) -> Key:
+    """Model, data, preprocessing and tool."""
+    return Key(
+        "calibrate",
+        {
+            "model": model.digest,
+            "data": dataset_digest,
+            "preprocess": dict(services.manifest.model.preprocess),
+            "tool": own_lock(),
+        },
+    )

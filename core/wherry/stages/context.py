@@ -1,0 +1,252 @@
+"""What a stage works with: the services of a run, the store's protocol, a hook's context."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wherry.artifact import hash_file
+from wherry.errors import Interrupted
+from wherry.engine.worker import Limits, run_tool
+from wherry.requirements import Requirements
+from wherry.store import Key
+
+if TYPE_CHECKING:
+    from wherry.device import BoardInfo, Device
+    from wherry.engine.environments import Environments
+    from wherry.host import Host
+    from wherry.inventory import Inventory
+    from wherry.manifest import Manifest
+    from wherry.plan import Plan
+    from wherry.store import Entry, Store
+
+NOTES = "wherry-notes.json"
+"""In every entry made by a stage: the warnings of its step, shown again when it is taken."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a step gave.
+
+    Attributes:
+        value: for the steps that need this one.
+        cached: the store had it.
+        warnings: for the report.
+    """
+
+    value: Any
+    cached: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class Services:
+    """What one run lends to its stages.
+
+    Attributes:
+        home: the folder of wherry's own files.
+        run_directory: of this run; ``logs/`` below it.
+        cancelled: set when the user stops the run.
+        remeasure: measurements are not taken from the store.
+        notify: called with (step id, what it is doing now).
+    """
+
+    plan: Plan
+    host: Host
+    store: Store
+    environments: Environments
+    inventory: Inventory
+    home: Path
+    run_directory: Path
+    limits: Limits
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    remeasure: bool = False
+    notify: Callable[[str, str], None] = lambda _step, _text: None
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._devices: dict[str, Device] = {}
+        self._boards: dict[str, BoardInfo] = {}
+        self.proved: set[str] = set()  # digests of the artifacts that passed a parity check
+
+    @property
+    def manifest(self) -> Manifest:
+        """The plan's manifest."""
+        return self.plan.manifest
+
+    def environment(self, requirements: Requirements) -> Path:
+        """See `wherry.device.DeviceServices`."""
+        return self.environments.ensure(requirements)
+
+    def environment_lock(self, requirements: Requirements) -> str:
+        """See `wherry.device.DeviceServices`."""
+        return self.environments.lock(requirements).sha256
+
+    def device(self, name: str) -> Device:
+        """The device of the inventory, connected on first use."""
+        with self._lock:
+            if name not in self._devices:
+                spec = self.inventory.devices[name]
+                transport = self.host.transports[spec.transport]
+                self._devices[name] = transport.connect(spec, self)
+            return self._devices[name]
+
+    def board(self, name: str) -> BoardInfo:
+        """What the device's probe found; probed once a run."""
+        device = self.device(name)
+        with self._lock:
+            known = self._boards.get(name)
+        if known is None:
+            known = device.probe()
+            with self._lock:
+                self._boards[name] = known
+        return known
+
+    @property
+    def boards(self) -> Mapping[str, BoardInfo]:
+        """The boards that were probed so far."""
+        with self._lock:
+            return dict(self._boards)
+
+    @cached_property
+    def host_device(self) -> Device | None:
+        """The device that is this host, where parity is checked; None: no plugin offers one."""
+        for spec in self.inventory.devices.values():
+            if self.host.transports[spec.transport].host:
+                return self.device(spec.name)
+        return None
+
+
+@dataclass(frozen=True)
+class HostContext:
+    """`wherry.context.StepContext` on the host."""
+
+    services: Services
+    step: str
+    output: Path
+    scratch: Path
+    log: Path
+    warnings: list[str] = field(default_factory=list)
+
+    def run_tool(
+        self,
+        script: Path,
+        request: Mapping[str, Any],
+        *,
+        requirements: Requirements | None,
+    ) -> dict[str, Any]:
+        """See `wherry.context.StepContext.run_tool`."""
+        python = Path(sys.executable)
+        if requirements is not None:
+            python = self.services.environments.ensure(requirements, progress=self.progress)
+        self.progress(f"running {script.parent.name}/{script.name}")
+        return run_tool(
+            python,
+            script,
+            request,
+            scratch=Path(tempfile.mkdtemp(dir=self.scratch)),
+            log=self.log,
+            limits=self.services.limits,
+            cancelled=self.services.cancelled,
+        )
+
+    def progress(self, text: str) -> None:
+        """Show what is being done."""
+        self.services.notify(self.step, text)
+
+    def warn(self, text: str) -> None:
+        """Keep a sentence for the report."""
+        self.warnings.append(text)
+
+
+def take_or_build(
+    services: Services, step: str, key: Key, build: Callable[[HostContext], None]
+) -> tuple[Entry, bool, tuple[str, ...]]:
+    """The store's entry for ``key``, built if it is not there: (entry, was there, warnings).
+
+    Only one run builds a key at a time; whatever ``build`` raises leaves nothing behind.
+    """
+    with services.store.lock(key):
+        return take_or_build_locked(services, step, key, build)
+
+
+def take_or_build_locked(
+    services: Services, step: str, key: Key, build: Callable[[HostContext], None]
+) -> tuple[Entry, bool, tuple[str, ...]]:
+    """`take_or_build` for a caller that holds the key's lock, and goes on holding it."""
+    entry = services.store.get(key)
+    if entry is not None:
+        return entry, True, _notes(entry.directory)
+    if services.cancelled.is_set():
+        raise Interrupted("the run was stopped")
+    with services.store.build(key) as output, scratch_folder(services) as scratch:
+        context = HostContext(services, step, output, scratch, log_path(services, step))
+        build(context)
+        (output / NOTES).write_text(json.dumps({"warnings": context.warnings}, indent=1))
+    entry = services.store.get(key)
+    assert entry is not None, "an entry that was just committed under its lock is there"
+    return entry, False, tuple(context.warnings)
+
+
+@contextmanager
+def scratch_folder(services: Services) -> Iterator[Path]:
+    """A folder of this run that is deleted at the end."""
+    root = services.run_directory / "scratch"
+    root.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(dir=root))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def log_path(services: Services, step: str) -> Path:
+    """The log file of a step."""
+    folder = services.run_directory / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", step)[:80].strip("-")
+    return folder / f"{readable}-{hashlib.sha256(step.encode()).hexdigest()[:6]}.log"
+
+
+def tool_lock(services: Services, requirements: Requirements | None) -> str:
+    """What a tool's environment holds, for keys; None: the host's own interpreter."""
+    return own_lock() if requirements is None else services.environment_lock(requirements)
+
+
+@cache
+def own_lock() -> str:
+    """sha256 over the host's interpreter and the packages that its tools use."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    parts = [platform.python_version(), platform.machine()]
+    for package in ("numpy", "onnx", "onnxruntime", "onnxslim"):
+        try:
+            parts.append(f"{package}=={version(package)}")
+        except PackageNotFoundError:  # a vendored or development copy without metadata
+            parts.append(f"{package} of unknown version")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def files_digest(paths: tuple[Path, ...]) -> str:
+    """sha256 over the names and contents of files."""
+    lines = [f"{path.name} {hash_file(path)}" for path in sorted(paths)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _notes(directory: Path) -> tuple[str, ...]:
+    path = directory / NOTES
+    return tuple(json.loads(path.read_text())["warnings"]) if path.exists() else ()
+
+

@@ -1,0 +1,237 @@
+"""The convert stage: a variant becomes a backend's artifact, and proves that it is the same net."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wherry.artifact import Artifact
+from wherry.calibration import Calibration
+from wherry.errors import EnvironmentError_, Interrupted, PluginError, StoreError, UnsupportedError
+from wherry.parity import Parity, check, compare, random_samples
+from wherry.plan import EVALUATION
+from wherry.reference import Reference
+from wherry.stages.calibrate import calibration_key
+from wherry.stages.context import (
+    HostContext,
+    Services,
+    StageResult,
+    files_digest,
+    take_or_build,
+    take_or_build_locked,
+    tool_lock,
+)
+from wherry.stages.prepare import model_ready
+from wherry.store import Key
+from wherry.target import Backend, Target, Unsupported, split_options
+
+if TYPE_CHECKING:
+    from wherry.dataset import Dataset
+    from wherry.model import Model
+    from wherry.plan import Step
+    from wherry.store import Entry
+
+ARTIFACT_FILE = "wherry-artifact.json"
+FILES = "files"
+PARITY_FILE = "parity.json"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What the convert stage gives: an artifact in the store, and how close it came.
+
+    Attributes:
+        parity: None where the host cannot run the artifact; the warnings say why.
+    """
+
+    artifact: Artifact
+    parity: Parity | None
+
+
+def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
+    """Convert and check; the value is `Converted`."""
+    assert step.target is not None
+    target, model = step.target, inputs[step.needs[0]]
+    backend = services.host.backends[target.backend]
+    refuse_unsupported(backend.preflight(model, target), target)
+    calibration = next((v for v in inputs.values() if isinstance(v, Calibration)), None)
+    key = convert_key(model, target, backend, inputs, services)
+
+    def build(context: HostContext) -> None:
+        (context.output / FILES).mkdir()
+        inner = HostContext(
+            services,
+            step.id,
+            context.output / FILES,
+            context.scratch,
+            context.log,
+            context.warnings,
+        )
+        artifact = services.host.convert(model, target, calibration, inner)
+        _check_artifact(artifact, model, target)
+        (context.output / ARTIFACT_FILE).write_text(json.dumps(artifact.to_json(), indent=1))
+
+    # The lock is held until parity is known, so that nobody takes an artifact that is then removed.
+    with services.store.lock(key):
+        entry, cached, warnings = take_or_build_locked(services, step.id, key, build)
+        artifact = _read_artifact(entry)
+        try:
+            parity, known, more = _parity(step, artifact, model, target, inputs, services)
+        except Interrupted:
+            raise  # the next run goes on with the check
+        except Exception:
+            # Not proved, not kept, unless other options of the same artifact passed in this run.
+            if artifact.digest not in services.proved:
+                services.store.remove(key)
+            raise
+        services.proved.add(artifact.digest)
+    return StageResult(Converted(artifact, parity), cached and known, (*warnings, *more))
+
+
+def convert_key(
+    model: Model,
+    target: Target,
+    backend: Backend,
+    inputs: Mapping[str, Any],
+    services: Services,
+) -> Key:
+    """All that decides an artifact's bytes."""
+    options, _ = split_options(target.options)
+    calibration = None
+    if target.precision in backend.calibrated:
+        calibration = calibration_key(model, inputs["data:calibration"].digest, services).digest
+    return Key(
+        "convert",
+        {
+            "model": model.digest,
+            "backend": backend.name,
+            "precision": target.precision,
+            "options": options,
+            "format_version": backend.format_version,
+            "code": files_digest(backend.convert_files),
+            "tool": tool_lock(services, backend.converter),
+            "calibration": calibration,
+        },
+    )
+
+
+def refuse_unsupported(found: Iterable[Unsupported], target: Target) -> None:
+    """Raise `UnsupportedError` for what a pre-flight found."""
+    problems = list(found)
+    if not problems:
+        return
+    listed = "; ".join(
+        f"{item.op_type} ({item.count} node{'s' if item.count > 1 else ''}, first {item.node!r})"
+        for item in problems
+    )
+    remedies = " ".join(dict.fromkeys(item.remedy for item in problems if item.remedy))
+    raise UnsupportedError(
+        f"{target.backend} {target.precision} does not support {listed}",
+        where=f"node {problems[0].node}",
+        remedy=remedies or "Take another backend for this model.",
+    )
+
+
+def _check_artifact(artifact: Artifact, model: Model, target: Target) -> None:
+    """A converter maps each of the model's inputs and outputs, in order, and leaves files."""
+    culprit = f"the backend {target.backend}"
+    for side in ("inputs", "outputs"):
+        wanted = [spec.name for spec in getattr(model, side)]
+        found = [binding.onnx for binding in getattr(artifact, side)]
+        if wanted != found:
+            raise PluginError(
+                f"{culprit} mapped the {side} {found}, the model has {wanted}",
+                remedy="Report this to the author of the plugin.",
+            )
+    if not artifact.files:
+        raise PluginError(
+            f"{culprit} made an artifact without files",
+            remedy="Report this to the author of the plugin.",
+        )
+
+
+def _read_artifact(entry: Entry) -> Artifact:
+    path = entry.directory / ARTIFACT_FILE
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"the description of an artifact cannot be read: {error}",
+            where=str(path),
+            remedy="Run `wherry cache verify`.",
+        ) from error
+    return Artifact.from_json(values, entry.directory / FILES)
+
+
+def _parity(
+    step: Step,
+    artifact: Artifact,
+    model: Model,
+    target: Target,
+    inputs: Mapping[str, Any],
+    services: Services,
+) -> tuple[Parity | None, bool, tuple[str, ...]]:
+    """Compare with ONNX Runtime in fp32 on the host: (figures, were in the store, warnings)."""
+    backend = services.host.backends[target.backend]
+    device = services.host_device
+    section = services.manifest.parity
+    reason = None
+    if not section.samples:
+        reason = "the manifest says so (parity.samples: 0)"
+    elif not backend.runs_on_host:
+        reason = f"no host runs {backend.artifact_format} artifacts"
+    elif device is None:
+        reason = "no plugin offers a device for this host"
+    if reason is not None:
+        return None, True, (f"parity was not checked: {reason}",)
+    assert device is not None
+    dataset: Dataset | None = inputs.get(f"data:{EVALUATION}") or inputs.get("data:calibration")
+    with device.session(lease=False) as session:
+        try:
+            lock = session.runtime_lock(backend)
+        except EnvironmentError_ as error:
+            return None, True, (f"parity was not checked: this host has no runtime for it: {error}",)
+        _, options = split_options(target.options)
+        options.pop("threads", None)
+        key = Key(
+            "parity",
+            {
+                "artifact": artifact.digest,
+                "model": model.digest,
+                "data": dataset.digest if dataset else "random",
+                "preprocess": dict(services.manifest.model.preprocess) if dataset else {},
+                "samples": section.samples,
+                "options": options,
+                "runtime": lock,
+                "runner": files_digest((backend.runner,)),
+            },
+        )
+
+        def build(context: HostContext) -> None:
+            context.progress("checking parity")
+            samples = _parity_samples(dataset, model, section.samples, services)
+            reference = Reference(model)
+            with session.host(artifact, target, backend, {}) as runner:
+                outputs = list(runner.infer(samples))
+            figures = compare(outputs, [reference.run(sample) for sample in samples])
+            (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures)))
+
+        entry, cached, warnings = take_or_build(services, f"{step.id}:parity", key, build)
+    figures = Parity(**json.loads((entry.directory / PARITY_FILE).read_text()))
+    threshold = section.thresholds.get(target.precision) or backend.threshold(target.precision)
+    check(figures, threshold, where=f"{step.variant} on {target.describe()}")
+    return figures, cached, warnings
+
+
+def _parity_samples(
+    dataset: Dataset | None, model: Model, count: int, services: Services
+) -> list[Mapping[str, np.ndarray]]:
+    if dataset is None:
+        return random_samples(model, count, seed=services.manifest.measure.seed)
+    ready = model_ready(dataset, model, services)
+    return [sample.inputs for sample in islice(ready, count)]

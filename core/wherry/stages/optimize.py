@@ -1,0 +1,67 @@
+"""The optimize stage: one pass of a variant, ONNX in, ONNX out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from wherry.errors import ModelError, PluginError
+from wherry.model import Model
+from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
+from wherry.store import Key
+
+if TYPE_CHECKING:
+    from wherry.plan import Step
+
+MODEL_FILE = "wherry-model.txt"
+"""In an entry: the name of the ONNX file below it."""
+
+
+def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
+    """Apply the last pass of the step's chain; the value is a `Model` in the store."""
+    model: Model = inputs[step.needs[0]]
+    pass_step = step.passes[-1]
+    descriptor = services.host.passes[pass_step.name]
+    datasets = [inputs[need].digest for need in step.needs[1:]]
+    key = Key(
+        "optimize",
+        {
+            "model": model.digest,
+            "pass": pass_step.name,
+            "version": descriptor.version,
+            "parameters": pass_step.parameters.model_dump(mode="json"),
+            "data": datasets,
+            "tool": own_lock(),
+        },
+    )
+
+    def build(context: HostContext) -> None:
+        made = services.host.optimize(model, pass_step, context)
+        _check(made, model, pass_step.name, context)
+        name = made.path.relative_to(context.output).as_posix()
+        (context.output / MODEL_FILE).write_text(name)
+
+    entry, cached, warnings = take_or_build(services, step.id, key, build)
+    path = entry.directory / (entry.directory / MODEL_FILE).read_text()
+    return StageResult(Model.load(path), cached, warnings)
+
+
+def _check(made: Model, model: Model, name: str, context: HostContext) -> None:
+    """A pass keeps a model's inputs and outputs and writes where it was told to."""
+    if not made.path.is_relative_to(context.output):
+        raise PluginError(
+            f"the pass {name} wrote its model outside of context.output ({made.path})",
+            remedy="Report this to the author of the plugin.",
+        )
+    for side in ("inputs", "outputs"):
+        before, after = getattr(model, side), getattr(made, side)
+        if before != after:
+            raise ModelError(
+                f"the pass {name} changed the {side} from {_show(before)} to {_show(after)}",
+                where=f"pass {name}",
+                remedy="Leave this pass out of the variant, or report it to the plugin's author.",
+            )
+
+
+def _show(specs: tuple[Any, ...]) -> str:
+    return ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in specs)

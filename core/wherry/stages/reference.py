@@ -1,0 +1,71 @@
+"""The reference: the original model's outputs in fp32 over the evaluation set, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wherry.reference import Reference, load_outputs
+from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
+from wherry.stages.prepare import model_ready
+from wherry.store import Key
+
+if TYPE_CHECKING:
+    from wherry.dataset import Dataset
+    from wherry.metrics import Metric
+    from wherry.model import Model
+    from wherry.plan import Step
+
+
+@dataclass(frozen=True)
+class ReferenceOutputs:
+    """What accuracy is compared with.
+
+    Attributes:
+        outputs: of sample ``index``, ONNX name to array.
+        digest: the store's key, which stands for model, data and preprocessing.
+        metrics: the reference's own metrics: the baseline of gates.
+    """
+
+    outputs: Callable[[int], Mapping[str, np.ndarray]]
+    digest: str
+    metrics: Mapping[str, float]
+
+
+def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
+    """Run the original; the value is `ReferenceOutputs`."""
+    model: Model = inputs[step.needs[0]]
+    dataset: Dataset = inputs[step.needs[1]]
+    key = Key(
+        "reference",
+        {
+            "model": model.digest,
+            "data": dataset.digest,
+            "preprocess": dict(services.manifest.model.preprocess),
+            "tool": own_lock(),
+        },
+    )
+
+    def build(context: HostContext) -> None:
+        reference = Reference(model)
+        reference.save_outputs(model_ready(dataset, model, services), context.output)
+
+    entry, cached, warnings = take_or_build(services, step.id, key, build)
+    outputs = load_outputs(entry.directory)
+    metrics = make_metrics(services)
+    for index, sample in enumerate(dataset):
+        for metric in metrics.values():
+            metric.update(outputs(index), outputs(index), sample.label)
+    scores = {name: metric.result() for name, metric in metrics.items()}
+    return StageResult(ReferenceOutputs(outputs, key.digest, scores), cached, warnings)
+
+
+def make_metrics(services: Services) -> dict[str, Metric]:
+    """Fresh accumulators of the manifest's metrics, by name."""
+    return {
+        section.key: services.host.metrics[section.name].create(section.output)
+        for section in services.manifest.metrics
+    }
