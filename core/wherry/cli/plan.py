@@ -1,0 +1,133 @@
+"""``wherry plan``: what a run would do, and what it could not, before anything is paid for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """Lay out a manifest's plan.
+
+    Reads the model and asks each backend's pre-flight; converts, runs and reaches nothing.
+
+    Returns:
+        JSON values: ``steps`` (id, kind, title), ``rows`` (variant, target, and ``unsupported``:
+        operators that the backend does not convert in the original model), ``passes`` (what each
+        brings on which backend), ``model``.
+    """
+    from wherry.execute import prepare
+
+    prepared = prepare(Path(manifest), overrides=sets)
+    model = _model(prepared.services)
+    host = prepared.services.host
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    rows = []
+    for row in prepared.plan.rows:
+        target = row.target
+        options = target.options.model_dump(mode="json")
+        key = (target.backend, target.precision, repr(options))
+        if key not in found:
+            found[key] = [
+                {"op_type": u.op_type, "count": u.count, "node": u.node, "remedy": u.remedy}
+                for u in host.backends[target.backend].preflight(model, target)
+            ]
+        rows.append(
+            {
+                "variant": row.variant,
+                "target": {
+                    "backend": target.backend,
+                    "precision": target.precision,
+                    "device": target.device,
+                    "options": options,
+                },
+                "unsupported": found[key],
+            }
+        )
+    used = {step.name for steps in prepared.plan.manifest.variants.values() for step in steps}
+    return {
+        "manifest": str(prepared.plan.manifest.path),
+        "model": {
+            "path": str(model.path),
+            "digest": model.digest,
+            "opset": model.opset,
+            "inputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in model.inputs],
+            "outputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in model.outputs],
+        },
+        "steps": [
+            {"id": step.id, "kind": step.kind, "title": step.title}
+            for step in prepared.plan.steps.values()
+        ],
+        "rows": rows,
+        "passes": {name: dict(host.passes[name].effects) for name in sorted(used)},
+    }
+
+
+def _model(services: Any) -> Any:
+    """The model with its shapes checked, as the run's first step would make it."""
+    import tempfile
+
+    from wherry.model import Model
+
+    section = services.manifest.model
+    if section.path is None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            services.host.models[section.zoo].build(section.zoo_parameters, path)
+            return Model.load(path)
+    model = Model.load(section.path)
+    with tempfile.TemporaryDirectory() as folder:
+        model.with_static_shapes(section.shapes, Path(folder))
+    return model
+
+
+@click.command(name="plan", short_help="Show what a run would do.")
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Override a value.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
+    """Show the steps and targets of MANIFEST, and the operators that a backend does not support."""
+    found = plan(manifest, sets=sets)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    kinds = [step["kind"] for step in found["steps"]]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    console.print(f"{escape(found['manifest'])}: {len(found['rows'])} targets; steps: {counts}")
+    table = Table("variant", "backend", "precision", "device", "options", "pre-flight")
+    for row in found["rows"]:
+        target = row["target"]
+        options = ", ".join(f"{k}={v}" for k, v in target["options"].items())
+        problems = "; ".join(f"{u['op_type']} x{u['count']}" for u in row["unsupported"])
+        verdict = f"not supported: {problems}" if problems else "ok"
+        words = (row["variant"], target["backend"], target["precision"], target["device"], options)
+        table.add_row(*(escape(word) for word in (*words, verdict)))
+    console.print(table)
+    for backend, problem in _problems(found):
+        console.print(escape(f"{backend}: {problem}"), soft_wrap=True)
+    for name, effects in found["passes"].items():
+        for backend, effect in effects.items():
+            console.print(escape(f"pass {name} on {backend}: {effect}"), soft_wrap=True)
+
+
+def _problems(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each backend's unsupported operators once, with the first node and the remedy."""
+    lines: dict[tuple[str, str], None] = {}
+    for row in found["rows"]:
+        for item in row["unsupported"]:
+            plural = "s" if item["count"] > 1 else ""
+            text = (
+                f"{item['op_type']}: {item['count']} node{plural}, the first is {item['node']!r}. "
+                f"{item['remedy']}"
+            )
+            lines[row["target"]["backend"], text] = None
+    return list(lines)

@@ -1,0 +1,158 @@
+"""``wherry run``: everything that a manifest asks for, from the model to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wherry.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wherry.engine.local import Event
+    from wherry.plan import Plan
+    from wherry.reports import Report, RunRecord
+
+FORMS = ("json", "html", "markdown", "csv", "junit")
+
+
+def run(
+    manifest: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    jobs: int | None = None,
+    remeasure: bool = False,
+    tag: str | None = None,
+    outputs: Mapping[str, Path] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> RunRecord:
+    """Run a manifest; what failed and which gates did not hold is in the record.
+
+    Args:
+        manifest: the YAML file.
+        sets: overrides as ``key.path=value``.
+        jobs: how many steps at once; None: the cores at hand.
+        remeasure: take everything from the store but the measurements.
+        tag: a name for this run.
+        outputs: a report's form to the file that it is written to.
+        on_event: told of every step's progress.
+    """
+    from wherry.execute import execute, prepare
+
+    prepared = prepare(Path(manifest), overrides=sets, remeasure=remeasure)
+    record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+    write_reports(record, outputs or {}, prepared.services.host.reports)
+    return record
+
+
+def write_reports(
+    record: RunRecord, outputs: Mapping[str, Path], reports: Mapping[str, Report]
+) -> None:
+    """Write each report to its file, by rename."""
+    for form, path in outputs.items():
+        text = reports[form].render(record)
+        temporary = path.with_name(path.name + ".part")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise StoreError(
+                f"the {form} report cannot be written: {error.strerror}",
+                where=str(path),
+                remedy=f"The run is kept; `wherry report --format {form} --output FILE` makes it.",
+            ) from error
+
+
+@click.command(name="run", short_help="Run a manifest and report.")
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Override a value.")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Steps at once (default: cores).")
+@click.option("--remeasure", is_flag=True, help="Take all but the measurements from the store.")
+@click.option("--tag", help="A name for this run.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no table.")
+@click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="Write JSON.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML.")
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Markdown.")
+@click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write CSV.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML.")
+def command(
+    manifest: Path,
+    sets: tuple[str, ...],
+    jobs: int | None,
+    remeasure: bool,
+    tag: str | None,
+    quiet: bool,
+    **files: Path | None,
+) -> None:
+    """Optimise, calibrate, convert, ship and measure what MANIFEST asks for.
+
+    Steps whose inputs have not changed are taken from the store. Exit codes: 0 done; 1 something
+    failed, named; 3 a gate did not hold; 130 interrupted, and what is done is kept.
+    """
+    from rich.console import Console
+
+    from wherry.execute import execute, prepare, raise_for_outcome
+    from wherry.reports.terminal import print_record
+
+    prepared = prepare(manifest, overrides=sets, remeasure=remeasure)
+    errors = Console(stderr=True, quiet=quiet)
+    with progress_display(prepared.plan, errors) as on_event:
+        record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+    outputs = {form: path for form, path in files.items() if path is not None}
+    write_reports(record, outputs, prepared.services.host.reports)
+    if not quiet:
+        print_record(record, Console())
+    raise_for_outcome(record)
+
+
+@contextmanager
+def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], None]]:
+    """A bar over all steps and a line for each that runs; plain lines where it is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    assert isinstance(console, Console)
+    if not console.is_terminal:
+        yield lambda event: _print_event(event, console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        overall = progress.add_task("steps", total=len(plan.steps))
+        tasks = {}
+
+        def on_event(event: Event) -> None:
+            step = event.step
+            if event.state == "started":
+                tasks[step.id] = progress.add_task(step.title, total=None)
+            elif event.state == "progress":
+                if step.id in tasks:
+                    progress.update(tasks[step.id], description=f"{step.title}: {event.text}")
+            else:
+                if step.id in tasks:
+                    progress.remove_task(tasks.pop(step.id))
+                progress.advance(overall)
+                if event.state == "failed":
+                    progress.console.print(f"failed: {step.title}", markup=False)
+
+        yield on_event
+
+
+def _print_event(event: Event, console: object) -> None:
+    from rich.console import Console
+
+    assert isinstance(console, Console)
+    if event.state in {"done", "cached", "failed", "skipped"}:
+        detail = f": {event.text}" if event.text else ""
+        console.print(
+            f"{event.state:8}{event.step.title}{detail}", markup=False, highlight=False, soft_wrap=True
+        )

@@ -1,0 +1,142 @@
+"""A run from the manifest to the record: what ``wherry run`` and ``wherry.run`` do."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wherry.errors import GateFailed, RunFailed, UnsupportedError
+from wherry.home import home
+
+if TYPE_CHECKING:
+    from wherry.engine.local import Event
+    from wherry.host import Host
+    from wherry.plan import Plan
+    from wherry.reports import RunRecord
+    from wherry.stages.context import Services
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the services to run it."""
+
+    plan: Plan
+    services: Services
+    run_id: str
+
+
+def prepare(
+    manifest: Path,
+    *,
+    overrides: Sequence[str] = (),
+    remeasure: bool = False,
+    host: Host | None = None,
+    cancelled: threading.Event | None = None,
+) -> Prepared:
+    """Load the plugins and the manifest, and lay out the plan; nothing is run yet."""
+    from wherry.engine.environments import Environments
+    from wherry.engine.worker import Limits
+    from wherry.host import Host as HostClass
+    from wherry.inventory import load_inventory
+    from wherry.manifest import load_manifest
+    from wherry.plan import make_plan
+    from wherry.records.runs import new_run_id
+    from wherry.stages.context import Services as ServicesClass
+    from wherry.store import Store
+
+    root = home()
+    host = host or HostClass.load()
+    loaded = load_manifest(manifest, host, overrides=overrides)
+    inventory = load_inventory(loaded.base, host)
+    plan = make_plan(loaded, host, inventory)
+    run_id = new_run_id()
+    services = ServicesClass(
+        plan=plan,
+        host=host,
+        store=Store(root / "store"),
+        environments=Environments(root),
+        inventory=inventory,
+        home=root,
+        run_directory=root / "runs" / run_id,
+        limits=Limits(
+            time_s=loaded.limits.time_s, memory_bytes=loaded.limits.memory_mb * 1024 * 1024
+        ),
+        cancelled=cancelled or threading.Event(),
+        remeasure=remeasure,
+    )
+    return Prepared(plan, services, run_id)
+
+
+def execute(
+    prepared: Prepared,
+    *,
+    jobs: int | None = None,
+    tag: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> RunRecord:
+    """Run the plan, judge the gates, and keep the record below ``home()/runs``.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    from wherry.engine.local import run_steps
+    from wherry.records.assemble import assemble
+    from wherry.records.gates import evaluate
+    from wherry.records.runs import save_run, with_gates
+
+    services, run_id = prepared.services, prepared.run_id
+    started = datetime.now(UTC)
+    try:
+        outcomes = run_steps(services, jobs=jobs, on_event=on_event)
+    finally:
+        shutil.rmtree(services.run_directory / "scratch", ignore_errors=True)
+    record = assemble(
+        services,
+        outcomes,
+        run_id=run_id,
+        tag=tag,
+        started=started,
+        finished=datetime.now(UTC),
+    )
+    judged = evaluate(services.manifest.gates, record.values, services.host.metrics)
+    record = with_gates(record, judged)
+    save_run(record, services.run_directory)
+    return record
+
+
+def raise_for_outcome(record: RunRecord) -> None:
+    """Raise what a finished run's exit code says.
+
+    Raises:
+        RunFailed: a target failed, or none was measured.
+        GateFailed: a gate did not hold.
+    """
+    results = record.values["results"]
+    failed = [result for result in results if result["status"] == "failed"]
+    if failed:
+        names = ", ".join(_name(result) for result in failed[:3])
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise RunFailed(
+            f"{len(failed)} of {len(results)} targets failed: {names}{more}",
+            remedy="The report above says why for each.",
+        )
+    broken = [gate for gate in record.values["gates"] if not gate["passed"]]
+    if broken:
+        raise GateFailed(
+            "; ".join(f"the gate `{gate['gate']}` did not hold: {gate['reason']}" for gate in broken)
+        )
+    if not any(result["status"] == "ok" for result in results):
+        raise UnsupportedError(
+            "no target of the manifest could be run", remedy="The report above says why for each."
+        )
+
+
+def _name(result: dict[str, object]) -> str:
+    target = result["target"]
+    assert isinstance(target, dict)
+    return f"{result['variant']} on {target['backend']} {target['precision']} {target['device']}"

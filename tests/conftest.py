@@ -1,0 +1,44 @@
+"""Fixtures that all tests share, and the rule that CI does not skip."""
+
+from __future__ import annotations
+
+import os
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tools' environments, made once a session, or kept where WHERRY_TEST_ENVIRONMENTS says."""
+    named = os.environ.get("WHERRY_TEST_ENVIRONMENTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("environments")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def wherry_home(
+    tmp_path: Path, shared_environments: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An empty home with the session's environments; no inventory of the user's is seen."""
+    home = tmp_path / "wherry-home"
+    home.mkdir()
+    (home / "environments").symlink_to(shared_environments)
+    monkeypatch.setenv("WHERRY_HOME", str(home))
+    monkeypatch.setenv("WHERRY_CONFIG", str(tmp_path / "wherry-config"))
+    return home
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+):
+    """With WHERRY_TEST_REQUIRE=all a test that would be skipped fails: CI has what it needs."""
+    report = yield
+    if report.skipped and os.environ.get("WHERRY_TEST_REQUIRE") == "all":
+        if not hasattr(report, "wasxfail"):
+            report.outcome = "failed"
+            report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+    return report
