@@ -1,0 +1,8 @@
+"""``python -m wherry`` is ``wherry``."""
+
+import sys
+
+from wherry.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
