@@ -73,7 +73,7 @@ class Target:
             parts.append(f"t{threads}")
         if changed:
             text = json.dumps(changed, sort_keys=True)
-            parts.append(hashlib.sha256(text.encode()).hexdigest()[:6])
+            parts.append(hashlib.sha256(text.encode()).hexdigest()[:12])
         return "-".join(parts)
 
     def describe(self) -> str:

@@ -1,0 +1,335 @@
+"""What may stand in a manifest: the forms of its sections, as they are written.
+
+What plugins own (options of a backend, parameters of passes, datasets and designs) is checked by
+their own models; `wherry.manifest.json_schema` puts both together for editors.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+VERSION = 1
+"""The version of the manifest's form that this wherry reads."""
+
+ROLES = ("calibration", "evaluation", "training")
+"""What data is for."""
+
+T = TypeVar("T")
+
+
+class _Given:
+    """Takes None out of a type: it is the default of a key that is not written."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        given = [part for part in get_args(source) if part is not type(None)]
+        return handler.generate_schema(given[0] if len(given) == 1 else Union[tuple(given)])  # noqa: UP007 -- made of parts that are known at run time
+
+
+Given = Annotated[T | None, _Given]
+"""A key that may be left out, but not left empty."""
+
+
+class _OneOrMany:
+    """A single value stands for a list of one."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
+
+
+def _listed(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | dict) else [value]
+
+
+OneOrMany = Annotated[list[T], Field(min_length=1), BeforeValidator(_listed), _OneOrMany]
+"""A value or a list of values."""
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+"""Names of variants and devices: they stand in file names."""
+
+Name = Annotated[str, Field(pattern=NAME)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+Axis = Annotated[int, Field(ge=1, lt=2**31)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Section(BaseModel):
+    """A part of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Preprocess(Section):
+    """How a raw sample becomes an input: ``(value * scale - mean) / std``, in float32."""
+
+    scale: Finite = Field(default=1.0, description="factor of the raw values")
+    mean: list[Finite] = Field(
+        default=[], min_length=1, description="taken off, one for all or one a channel"
+    )
+    std: list[Finite] = Field(
+        default=[], min_length=1, description="divided by, one for all or one a channel"
+    )
+    layout: Literal["nchw", "nhwc"] = Field(
+        default="nchw", description="order of the axes of the model's input"
+    )
+    channels: Literal["rgb", "bgr"] = Field(
+        default="rgb", description="order of the colours that the model was trained with"
+    )
+
+    @model_validator(mode="after")
+    def _not_zero(self) -> Self:
+        if 0 in self.std:
+            raise ValueError("std must not hold 0: it is divided by")
+        return self
+
+
+class Input(Section):
+    """One input of the model."""
+
+    shape: Given[Annotated[list[Axis], Field(max_length=16)]] = Field(
+        default=None, description="its static shape, where the model leaves axes open"
+    )
+    preprocess: Given[Preprocess] = Field(
+        default=None, description="how raw samples become this input"
+    )
+
+
+class ZooForm(BaseModel):
+    """A network design; its parameters stand beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="the design")
+
+
+class ModelForm(Section):
+    """The model: an ONNX file or a network design."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["path"]}, {"required": ["zoo"]}]}
+    )
+
+    path: Given[Annotated[str, Field(min_length=1)]] = Field(
+        default=None, description="the ONNX file; starts at the manifest's folder"
+    )
+    zoo: Given[ZooForm] = Field(default=None, description="a network design and its parameters")
+    inputs: dict[str, Input] = Field(
+        default_factory=dict, description="what has to be said of inputs, by name"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.path is None) == (self.zoo is None):
+            raise ValueError("give either path or zoo")
+        return self
+
+
+def _ordered(text: str) -> str:
+    first, _, last = text.partition(":")
+    if first and last and int(first) >= int(last):
+        raise ValueError(f'"{text}" is empty: the first sample comes after the last')
+    return text
+
+
+class DataForm(BaseModel):
+    """A dataset; what its source takes stands beside these keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    source: str = Field(description="what reads the data")
+    slice: Annotated[str, Field(pattern=r"^[0-9]{0,18}:[0-9]{0,18}$"), AfterValidator(_ordered)] = (
+        Field(
+            default=":", description='the samples to take, "first:beyond the last", with the quotes'
+        )
+    )
+
+
+class MetricForm(Section):
+    """What a metric looks at."""
+
+    output: Given[str] = Field(default=None, description="the model's output to look at")
+
+
+class Where(Section):
+    """Rows of the report."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    variant: Given[OneOrMany[str]] = Field(default=None, description="names of variants")
+    backend: Given[OneOrMany[str]] = Field(default=None, description="names of backends")
+    precision: Given[OneOrMany[str]] = Field(default=None, description="precisions")
+    device: Given[OneOrMany[str]] = Field(default=None, description="names of devices")
+    threads: Given[OneOrMany[Threads]] = Field(default=None, description="numbers of threads")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"give at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class TargetForm(BaseModel):
+    """Targets: the product of all lists. Options of a backend stand under the backend's name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    backend: OneOrMany[str] = Field(description="the runtimes")
+    precision: Given[OneOrMany[str]] = Field(
+        default=None, description="fp32, fp16, ...; the backend's first if left out"
+    )
+    device: OneOrMany[str] = Field(default=["local"], description="names of devices")
+    threads: Given[OneOrMany[Threads]] = Field(
+        default=None, description="threads of the runtime, for all backends of the entry"
+    )
+    variants: Given[OneOrMany[str]] = Field(
+        default=None, description="the variants to run here; all if left out"
+    )
+
+
+_PERCENT = re.compile(r"^[0-9]+(\.[0-9]+)?%$")
+
+
+def _drop(value: Any) -> Any:
+    """Percent as text is checked here; the number that it stands for is made by the loader."""
+    if isinstance(value, str) and not _PERCENT.match(value):
+        raise PydanticCustomError("drop", 'must be a number, or text such as "2%"')
+    return value
+
+
+class GateForm(Section):
+    """A threshold that fails the run."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": ["max_drop"]}, {"required": ["min"]}, {"required": ["max"]}]
+        }
+    )
+
+    metric: str = Field(description="a metric of this manifest, or one that is always measured")
+    max_drop: Given[
+        Annotated[
+            Annotated[float, Field(ge=0, allow_inf_nan=False)]
+            | Annotated[str, Field(pattern=_PERCENT.pattern)],
+            BeforeValidator(_drop),
+        ]
+    ] = Field(
+        default=None,
+        description='how much worse than the original in fp32; "2%" is a share of its value',
+    )
+    min: Given[Finite] = Field(default=None, description="the least value")
+    max: Given[Finite] = Field(default=None, description="the greatest value")
+    where: Given[Where] = Field(default=None, description="the rows that it speaks of")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.max_drop is None and self.min is None and self.max is None:
+            raise ValueError("give max_drop, min or max")
+        return self
+
+
+class Measure(Section):
+    """How long is measured; each target in several rounds, each in a process of its own."""
+
+    rounds: int = Field(default=3, ge=1, le=1000, description="rounds over all targets of a board")
+    warmup_s: Seconds = Field(default=0.3, description="least seconds of warm-up in each round")
+    warmup_runs: int = Field(
+        default=5, ge=0, le=1_000_000, description="least runs of warm-up in each round"
+    )
+    duration_s: Seconds = Field(default=1.0, description="seconds of measuring in each round")
+    min_runs: int = Field(
+        default=10, ge=1, le=1_000_000, description="least measured runs in each round"
+    )
+    max_runs: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="most measured runs in each round"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_runs > self.max_runs:
+            raise ValueError(f"min_runs ({self.min_runs}) is more than max_runs ({self.max_runs})")
+        return self
+
+
+class Threshold(Section):
+    """The least agreement of an artifact with the model in fp32."""
+
+    sqnr_db: Finite = Field(description="signal to quantisation noise, dB")
+    cosine: float = Field(ge=-1, le=1, description="cosine of the angle between the outputs")
+
+
+class Parity(Section):
+    """The check of each artifact against the model."""
+
+    samples: int = Field(
+        default=8, ge=0, le=10_000, description="how many samples are compared; 0: no check"
+    )
+    thresholds: dict[Literal["fp32", "fp16", "bf16", "int8"], Threshold] = Field(
+        default_factory=dict, description="per precision, instead of the backend's own"
+    )
+
+
+class Limits(Section):
+    """Limits of each tool's process."""
+
+    time_s: float = Field(
+        default=1800, gt=0, le=604_800, allow_inf_nan=False, description="seconds a tool may run"
+    )
+    memory_mb: int = Field(
+        default=8192, ge=64, le=1 << 30, description="memory that a tool may take, MiB"
+    )
+
+
+class Seed(Section):
+    """The one key of the top that is a plain number."""
+
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="of everything that is drawn by chance"
+    )
+
+
+class ManifestForm(Seed):
+    """A manifest of wherry."""
+
+    wherry: Literal[1] = Field(description="version of the manifest's form")
+    include: OneOrMany[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="files whose keys are taken where this one does not give them"
+    )
+    model: ModelForm = Field(description="what is deployed")
+    data: dict[Literal["calibration", "evaluation", "training"], DataForm] = Field(
+        default_factory=dict, description="the data, by what it is for"
+    )
+    metrics: list[Any] = Field(
+        default_factory=list, description="what is computed over the evaluation data"
+    )
+    variants: dict[Name, list[Any]] = Field(
+        default_factory=dict, min_length=1, description="named lists of passes"
+    )
+    targets: list[TargetForm] = Field(min_length=1, description="where the variants run")
+    exclude: list[Where] = Field(default_factory=list, description="combinations to leave out")
+    gates: list[GateForm] = Field(default_factory=list, description="thresholds that fail the run")
+    measure: Measure = Field(default_factory=Measure, description="how long is measured")
+    parity: Parity = Field(
+        default_factory=Parity, description="the check of each artifact against the model"
+    )
+    limits: Limits = Field(
+        default_factory=Limits, description="time and memory that each tool may take"
+    )
