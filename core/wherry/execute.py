@@ -42,7 +42,6 @@ def prepare(
     from wherry.engine.environments import Environments
     from wherry.engine.worker import Limits
     from wherry.host import Host as HostClass
-    from wherry.inventory import load_inventory
     from wherry.manifest import load_manifest
     from wherry.plan import make_plan
     from wherry.records.runs import new_run_id
@@ -52,20 +51,17 @@ def prepare(
     root = home()
     host = host or HostClass.load()
     loaded = load_manifest(manifest, host, overrides=overrides)
-    inventory = load_inventory(loaded.base, host)
-    plan = make_plan(loaded, host, inventory)
+    plan = make_plan(loaded, host, loaded.inventory)
     run_id = new_run_id()
     services = ServicesClass(
         plan=plan,
         host=host,
         store=Store(root / "store"),
         environments=Environments(root),
-        inventory=inventory,
+        inventory=loaded.inventory,
         home=root,
         run_directory=root / "runs" / run_id,
-        limits=Limits(
-            time_s=loaded.limits.time_s, memory_bytes=loaded.limits.memory_mb * 1024 * 1024
-        ),
+        limits=Limits(loaded.limits.time_s, loaded.limits.memory_bytes),
         cancelled=cancelled or threading.Event(),
         remeasure=remeasure,
     )
