@@ -16,7 +16,7 @@ class Requirements:
         packages: PEP 508 strings, installed with their dependencies; markers are allowed.
         no_deps: PEP 508 strings, installed after ``packages`` without their dependencies.
         ignore_requires_python: the ``no_deps`` packages claim a newer Python than they need;
-            they are then installed by pip, which has a flag for it.
+            they are then resolved and installed as if for that one.
         python: the interpreters that this set was tried on, as a PEP 440 specifier.
     """
 
