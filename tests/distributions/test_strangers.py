@@ -1,0 +1,94 @@
+"""Real distributions of strangers: installed, found, listed, switched off, and conforming."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.index
+
+
+def listed(done) -> dict[str, dict]:
+    assert done.returncode == 0, done.stderr
+    return {plugin["name"]: plugin for plugin in json.loads(done.stdout)["plugins"]}
+
+
+def test_they_are_found_with_their_versions(strangers):
+    done = strangers.wherry("plugins", "list", "--json")
+    plugins = listed(done)
+    assert plugins["plainnumpy"] == {
+        "name": "plainnumpy",
+        "distribution": "wherry-plainnumpy",
+        "version": "0.3.1",
+        "module": "wherry_plainnumpy.plugin",
+        "provides": {"backends": ["plainnumpy"]},
+        "wraps": [],
+    }
+    assert plugins["stopwatch"]["version"] == "1.0.2"
+    assert plugins["stopwatch"]["provides"] == {}
+    assert len(plugins["stopwatch"]["wraps"]) == 4
+
+
+def test_the_table_names_them(strangers):
+    out = strangers.wherry("plugins", "list").stdout
+    (line,) = [line for line in out.splitlines() if "plainnumpy " in line]
+    assert "wherry-plainnumpy" in line
+    assert "0.3.1" in line
+    assert "backends: plainnumpy" in line
+
+
+@pytest.mark.parametrize(
+    ("switch", "loaded"),
+    [("", set()), ("stopwatch", {"stopwatch"}), ("wherry_plainnumpy", {"plainnumpy"})],
+)
+def test_they_can_be_left_out(switch, loaded, strangers):
+    plugins = listed(strangers.wherry("plugins", "list", "--json", WHERRY_PLUGINS=switch))
+    assert plugins.keys() & {"plainnumpy", "stopwatch"} == loaded
+
+
+def test_a_broken_one_is_skipped_with_its_version_and_the_rest_works(strangers, tmp_path):
+    (tmp_path / "wherry_plainnumpy.py").write_text("raise RuntimeError('shadowed')")
+    shadowed = f"{tmp_path}:{strangers.site}"
+    done = strangers.wherry("plugins", "list", "--json", PYTHONPATH=shadowed)
+    plugins = listed(done)
+    assert "stopwatch" in plugins
+    assert "plainnumpy" not in plugins
+    (skipped,) = [s for s in json.loads(done.stdout)["skipped"] if s["name"] == "plainnumpy"]
+    assert skipped["version"] == "0.3.1"
+    assert skipped["cause"].startswith("RuntimeError: shadowed (")
+    assert "the plugin 'plainnumpy' (wherry-plainnumpy 0.3.1) is broken, it is skipped" in (
+        done.stderr
+    )
+
+
+def test_the_backend_conforms(strangers, tmp_path):
+    """The author's test file is three lines, and pytest runs the kit."""
+    test = tmp_path / "test_plainnumpy.py"
+    test.write_text(
+        "from wherry.testing import BackendSuite\n\n"
+        "class TestPlainNumpy(BackendSuite):\n"
+        "    name = 'plainnumpy'\n"
+        "    refuses = frozenset({'convnet', 'flattened', 'residual', 'two_by_two'})\n"
+    )
+    done = strangers.python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(test))
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_nothing_of_ours_knows_them():
+    root = Path(__file__).parents[2]
+    sources = [
+        path
+        for folder in ("core", "plugins", "devices")
+        for path in (root / folder).rglob("*.py")
+        if any(name in path.read_text() for name in ("plainnumpy", "stopwatch"))
+    ]
+    assert sources == []
+
+
+def test_its_options_stand_in_the_schema(strangers):
+    done = strangers.wherry("schema")
+    assert done.returncode == 0, done.stderr
+    assert '"check_finite"' in done.stdout
+    assert "stop at the first step that gives NaN or infinity" in done.stdout
+    assert "check_finite" not in strangers.wherry("schema", WHERRY_PLUGINS="").stdout

@@ -1,0 +1,1 @@
+"""A backend of wherry that runs small networks with numpy alone."""
