@@ -150,11 +150,8 @@ def signatures() -> dict[str, str]:
 
 def test_the_docs_have_every_hook_with_its_exact_signature():
     text = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
-    documented = re.findall(r"^```python\n(wherry_\w+\(.*?\) -> .*?)\n```$", text, re.M | re.S)
-    assert {
-        re.sub(r"\s+", " ", re.sub(r",?\n\)", ")", re.sub(r"\(\n\s*", "(", entry)))
-        for entry in documented
-    } == set(signatures().values())
+    documented = re.findall(r"^```python\n(wherry_\w+\(.*)\n```$", text, re.MULTILINE)
+    assert sorted(documented) == sorted(signatures().values())
 
 
 def test_a_hook_without_an_example_is_noticed():
