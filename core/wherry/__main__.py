@@ -1,4 +1,4 @@
-"""``python -m wherry`` is ``wherry``."""
+"""``python -m wherry``."""
 
 import sys
 

@@ -13,9 +13,9 @@ import numpy as np
 from wherry.artifact import Artifact
 from wherry.calibration import Calibration
 from wherry.errors import EnvironmentError_, Interrupted, PluginError, StoreError, UnsupportedError
-from wherry.parity import Parity, check, compare, random_samples
+from wherry.parity import OutputParity, Parity, check, compare
 from wherry.plan import EVALUATION
-from wherry.reference import Reference
+from wherry.reference import Reference, random_inputs
 from wherry.stages.calibrate import calibration_key
 from wherry.stages.context import (
     HostContext,
@@ -219,10 +219,12 @@ def _parity(
             with session.host(artifact, target, backend, {}) as runner:
                 outputs = list(runner.infer(samples))
             figures = compare(outputs, [reference.run(sample) for sample in samples])
-            (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures)))
+            for text in figures.warnings:
+                context.warn(text)
+            (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures), indent=1))
 
         entry, cached, warnings = take_or_build(services, f"{step.id}:parity", key, build)
-    figures = Parity(**json.loads((entry.directory / PARITY_FILE).read_text()))
+    figures = _read_parity(entry)
     threshold = section.thresholds.get(target.precision) or backend.threshold(target.precision)
     check(figures, threshold, where=f"{step.variant} on {target.describe()}")
     return figures, cached, warnings
@@ -232,6 +234,18 @@ def _parity_samples(
     dataset: Dataset | None, model: Model, count: int, services: Services
 ) -> list[Mapping[str, np.ndarray]]:
     if dataset is None:
-        return random_samples(model, count, seed=services.manifest.measure.seed)
+        return list(random_inputs(model.inputs, count, services.manifest.seed))
     ready = model_ready(dataset, model, services)
     return [sample.inputs for sample in islice(ready, count)]
+
+
+def _read_parity(entry: Entry) -> Parity:
+    values = json.loads((entry.directory / PARITY_FILE).read_text())
+    per_output = {name: OutputParity(**fields) for name, fields in values["per_output"].items()}
+    return Parity(
+        values["sqnr_db"],
+        values["cosine"],
+        per_output,
+        values["samples"],
+        tuple(values["warnings"]),
+    )

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
-from wherry.model import Model
 from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
+from wherry.stages.prepare import name_model, named_model
 from wherry.store import Key
 
 if TYPE_CHECKING:
+    from wherry.model import Model
     from wherry.plan import Step
-
-MODEL_FILE = "wherry-model.txt"
-"""In an entry: the name of the ONNX file below it."""
 
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -38,12 +36,10 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     def build(context: HostContext) -> None:
         made = services.host.optimize(model, pass_step, context)
         _check(made, model, pass_step.name, context)
-        name = made.path.relative_to(context.output).as_posix()
-        (context.output / MODEL_FILE).write_text(name)
+        name_model(context, made)
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
-    path = entry.directory / (entry.directory / MODEL_FILE).read_text()
-    return StageResult(Model.load(path), cached, warnings)
+    return StageResult(named_model(entry), cached, warnings)
 
 
 def _check(made: Model, model: Model, name: str, context: HostContext) -> None:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from wherry.dataset import Dataset
     from wherry.plan import Step
     from wherry.requirements import Requirements
+    from wherry.store import Entry
 
-STATIC_MODEL = "model.onnx"
+ZOO_MODEL = "model.onnx"
+MODEL_FILE = "wherry-model.txt"
+"""In an entry: the name of the ONNX file below it."""
 
 
 def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -32,10 +35,21 @@ def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> Stag
     key = Key("model", {"source": source.digest, "shapes": shapes})
 
     def build(context: HostContext) -> None:
-        source.with_static_shapes(section.shapes, context.output)
+        name_model(context, source.with_static_shapes(section.shapes, context.output))
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
-    return StageResult(Model.load(entry.directory / STATIC_MODEL), cached, warnings)
+    return StageResult(named_model(entry), cached, warnings)
+
+
+def name_model(context: HostContext, model: Model) -> None:
+    """Note in an entry that is being built which of its files is the model."""
+    name = model.path.relative_to(context.output).as_posix()
+    (context.output / MODEL_FILE).write_text(name)
+
+
+def named_model(entry: Entry) -> Model:
+    """The model of an entry."""
+    return Model.load(entry.directory / (entry.directory / MODEL_FILE).read_text())
 
 
 def _from_zoo(step: Step, services: Services) -> Model:
@@ -45,10 +59,10 @@ def _from_zoo(step: Step, services: Services) -> Model:
     key = Key("zoo", {"name": design.name, "parameters": parameters.model_dump(mode="json")})
 
     def build(context: HostContext) -> None:
-        design.build(parameters, context.output / STATIC_MODEL)
+        design.build(parameters, context.output / ZOO_MODEL)
 
     entry, _, _ = take_or_build(services, step.id, key, build)
-    return Model.load(entry.directory / STATIC_MODEL)
+    return Model.load(entry.directory / ZOO_MODEL)
 
 
 @dataclass(frozen=True)

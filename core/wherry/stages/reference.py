@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wherry.reference import Reference, load_outputs
+from wherry.reference import Reference, load_reference, record_reference
 from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
 from wherry.stages.prepare import model_ready
 from wherry.store import Key
@@ -50,11 +50,15 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     )
 
     def build(context: HostContext) -> None:
-        reference = Reference(model)
-        reference.save_outputs(model_ready(dataset, model, services), context.output)
+        def progress(done: int, total: int) -> None:
+            if done % 500 == 0:
+                context.progress(f"{done}/{total} samples")
+
+        ready = model_ready(dataset, model, services)
+        record_reference(Reference(model), ready, context.output, progress=progress)
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
-    outputs = load_outputs(entry.directory)
+    outputs = load_reference(entry.directory)
     metrics = make_metrics(services)
     for index, sample in enumerate(dataset):
         for metric in metrics.values():

@@ -1,0 +1,64 @@
+"""The main job: manifests/quickstart.yaml on the three backends, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MANIFEST = Path(__file__).parents[2] / "manifests" / "quickstart.yaml"
+QUICK = ("--set", "measure.rounds=1", "--set", "measure.duration_s=0.1")
+
+pytestmark = [pytest.mark.backend, pytest.mark.timeout(1200)]
+
+
+def run(out: Path, *options: str) -> dict:
+    command = [sys.executable, "-m", "wherry", "run", str(MANIFEST), "--json", str(out)]
+    done = subprocess.run([*command, *QUICK, *options], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads(out.read_text())
+
+
+def states(report: dict) -> dict[str, str]:
+    return {step["id"]: step["state"] for step in report["steps"]}
+
+
+def test_quickstart_then_from_the_store_then_other_threads(
+    wherry_home: Path, tmp_path: Path
+) -> None:
+    report = run(tmp_path / "first.json")
+
+    results = report["results"]
+    assert len(results) == 12
+    assert {r["status"] for r in results} == {"ok"}
+    assert {r["evaluated"] for r in results} == {4800}
+    fp32 = [r for r in results if r["target"]["precision"] == "fp32"]
+    top1 = [r["metrics"]["top1"] for r in fp32]
+    assert min(top1) > 0.98
+    assert max(top1) - min(top1) <= 0.001, "top-1 in fp32 is the same on all backends"
+    assert all(r["parity"]["sqnr_db"] > 60 for r in fp32)
+    assert all(r["parity"]["sqnr_db"] > 30 for r in results)
+    assert all(gate["passed"] for gate in report["gates"])
+    assert any(r["pareto"] for r in results)
+    assert all(r["latency"]["samples"] >= 10 for r in results)
+    assert {step["state"] for step in report["steps"] if step["kind"] == "convert"} == {"done"}
+
+    again = run(tmp_path / "again.json")
+    kept = [step for step in again["steps"] if step["kind"] != "data"]  # data is read, not kept
+    assert {step["state"] for step in kept} == {"cached"}
+    assert [r["latency"] for r in again["results"]] == [r["latency"] for r in results]
+
+    threads = run(tmp_path / "threads.json", "--set", "targets.0.threads=2")
+    by_kind = {(s["kind"], s["state"]) for s in threads["steps"] if s["kind"] != "data"}
+    assert ("profile", "done") in by_kind
+    assert {kind for kind, state in by_kind if state != "cached"} == {"profile"}
+    assert all(r["target"]["options"]["threads"] == 2 for r in threads["results"])
+
+    measured = run(tmp_path / "remeasured.json", "--remeasure")
+    by_kind = {(s["kind"], s["state"]) for s in measured["steps"] if s["kind"] != "data"}
+    assert {kind for kind, state in by_kind if state != "cached"} == {"profile"}
+    assert [r["latency"] for r in measured["results"]] != [r["latency"] for r in results]
+    assert [r["metrics"] for r in measured["results"]] == [r["metrics"] for r in results]
