@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from wherry.testing import networks
 
 pytestmark = pytest.mark.index
 
@@ -92,3 +93,52 @@ def test_its_options_stand_in_the_schema(strangers):
     assert '"check_finite"' in done.stdout
     assert "stop at the first step that gives NaN or infinity" in done.stdout
     assert "check_finite" not in strangers.wherry("schema", WHERRY_PLUGINS="").stdout
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """A manifest for plainnumpy, with the given block of its options."""
+
+    def write(options: str) -> Path:
+        networks.build("mlp", tmp_path / "mlp.onnx")
+        path = tmp_path / "manifest.yaml"
+        path.write_text(
+            "wherry: 1\n"
+            "model: {path: mlp.onnx}\n"
+            "targets:\n"
+            f"  - {{backend: plainnumpy, device: local, plainnumpy: {options}}}\n"
+        )
+        return path
+
+    return write
+
+
+def test_its_options_multiply_in_a_manifest(strangers, manifest):
+    done = strangers.wherry("plan", str(manifest("{fuse: [true, false]}")), "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["target"]["options"]["fuse"] for row in rows] == [True, False]
+    assert all(row["target"]["options"]["check_finite"] is False for row in rows)
+    assert all(row["unsupported"] == [] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("{check_finit: true}", "unknown key 'check_finit'. Did you mean 'check_finite'?"),
+        ("{fuse: perhaps}", "fuse"),
+        ("{threads: 0}", "threads"),
+    ],
+)
+def test_its_options_show_in_a_manifests_errors(options, said, strangers, manifest):
+    done = strangers.wherry("plan", str(manifest(options)))
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "manifest.yaml:4:" in error
+    assert said in error
+
+
+def test_without_it_the_manifest_says_what_is_missing(strangers, manifest):
+    done = strangers.wherry("plan", str(manifest("{}")), WHERRY_PLUGINS="")
+    assert done.returncode == 1
+    assert "unknown backend 'plainnumpy'" in done.stderr

@@ -1,4 +1,4 @@
-"""What every backend has to hold: its descriptor, options and runner's file, its pre-flight."""
+"""What every backend has to hold: descriptor, options, runner, pre-flight, and right results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from wherry.artifact import Artifact
+from wherry.errors import ToolError, UnsupportedError
 from wherry.host import Host
 from wherry.model import Model
+from wherry.parity import check, compare
+from wherry.reference import Reference
 from wherry.requirements import Requirements
 from wherry.target import (
     PRECISIONS,
@@ -24,7 +29,8 @@ from wherry.target import (
     no_preflight,
     split_options,
 )
-from wherry.testing.networks import NETWORKS, build, build_unknown
+from wherry.testing.networks import NETWORKS, build, build_unknown, samples
+from wherry.testing.workshop import Workshop
 
 
 class BackendSuite:
@@ -128,6 +134,47 @@ class BackendSuite:
         build(network, tmp_path / "model.onnx")
         for found in _preflight(backend, tmp_path / "model.onnx"):
             assert bool(found) == (network in self.refuses), found
+
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_parity(self, network: str, host: Host, backend: Backend, tmp_path: Path) -> None:
+        """In every precision it converts, runs, and agrees with ONNX Runtime in fp32."""
+        build(network, tmp_path / "model.onnx")
+        model = Model.load(tmp_path / "model.onnx")
+        given = samples(model, 4)
+        workshop = Workshop(host, tmp_path)
+        for precision in backend.precisions if network not in self.refuses else ():
+            target = Target(backend.name, precision, "local", backend.options())
+            artifact = workshop.convert(model, target, given)
+            _check_artifact(artifact, model, backend, precision)
+            if not backend.runs_on_host:
+                continue
+            *outputs, again = workshop.run(artifact, target, [*given, given[0]])
+            for name, values in again.items():
+                assert np.array_equal(values, outputs[0][name]), "the same input, another output"
+            reference = Reference(model)
+            figures = compare(outputs, [reference.run(sample) for sample in given])
+            check(figures, backend.threshold(precision), where=f"{network} in {precision}")
+
+    def test_unknown_operator_is_not_converted(
+        self, host: Host, backend: Backend, tmp_path: Path
+    ) -> None:
+        """What gets past the pre-flight ends in an error for users, not in a wrong artifact."""
+        build_unknown(tmp_path / "model.onnx")
+        model = Model.load(tmp_path / "model.onnx")
+        target = Target(backend.name, backend.precisions[0], "local", backend.options())
+        with pytest.raises((UnsupportedError, ToolError)):
+            Workshop(host, tmp_path).convert(model, target, samples(model, 1))
+
+
+def _check_artifact(artifact: Artifact, model: Model, backend: Backend, precision: str) -> None:
+    assert (artifact.backend, artifact.precision) == (backend.name, precision)
+    assert artifact.format == backend.artifact_format
+    assert artifact.files
+    for bindings, specs in ((artifact.inputs, model.inputs), (artifact.outputs, model.outputs)):
+        bound = [(binding.onnx, binding.shape) for binding in bindings]
+        assert bound == [(spec.name, spec.static_shape) for spec in specs]
+    values = json.loads(json.dumps(artifact.to_json()))
+    assert Artifact.from_json(values, artifact.directory).digest == artifact.digest
 
 
 def _preflight(backend: Backend, path: Path) -> Iterator[list[Unsupported]]:

@@ -15,6 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
+    from wherry.model import Model
+
 NETWORKS: Mapping[str, str] = {
     # a matrix in, a matrix out
     "mlp": """(float[1,12] features) => (float[1,5] scores)
@@ -91,6 +93,18 @@ def build(name: str, path: Path) -> None:
         node.name = f"/{node.op_type}/{node.output[0]}"
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
+
+
+def samples(model: Model, count: int) -> list[dict[str, np.ndarray]]:
+    """Seeded normal values for every input; all networks here take float32."""
+    generator = np.random.default_rng(1)
+    return [
+        {
+            spec.name: generator.normal(0.3, 1.0, spec.static_shape).astype(np.float32)
+            for spec in model.inputs
+        }
+        for _ in range(count)
+    ]
 
 
 def build_unknown(path: Path) -> None:

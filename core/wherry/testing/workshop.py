@@ -1,0 +1,133 @@
+"""Converts and runs one model with one backend, without a manifest, a plan or a store."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wherry.artifact import Artifact
+from wherry.calibration import Calibration
+from wherry.dataset import Dataset, Sample
+from wherry.device import Device, DeviceSpec
+from wherry.engine.environments import Environments
+from wherry.engine.worker import Limits, run_tool
+from wherry.home import home
+from wherry.host import Host
+from wherry.model import Model
+from wherry.requirements import Requirements
+from wherry.target import Target
+
+Inputs = Mapping[str, np.ndarray]
+
+
+class Workshop:
+    """Environments are made below wherry's home, so that they serve later runs too.
+
+    Args:
+        host: the loaded plugins.
+        folder: an empty one, for what is made.
+    """
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self._host = host
+        self._folder = folder
+        self._environments = Environments(home())
+
+    @property
+    def home(self) -> Path:
+        """See `wherry.device.DeviceServices`."""
+        return home()
+
+    def environment(self, requirements: Requirements) -> Path:
+        """See `wherry.device.DeviceServices`."""
+        return self._environments.ensure(requirements)
+
+    def environment_lock(self, requirements: Requirements) -> str:
+        """See `wherry.device.DeviceServices`."""
+        return self._environments.lock(requirements).sha256
+
+    def convert(self, model: Model, target: Target, samples: Sequence[Inputs]) -> Artifact:
+        """Calibrate on the samples where the backend asks for it, then convert."""
+        calibration: Calibration | None = None
+        if target.precision in self._host.backends[target.backend].calibrated:
+            context = self._context()
+            calibration = self._host.calibrate(model, _Samples(samples), target, context)
+        return self._host.convert(model, target, calibration, self._context())
+
+    def run(
+        self, artifact: Artifact, target: Target, samples: Sequence[Inputs]
+    ) -> list[Mapping[str, np.ndarray]]:
+        """The outputs of an artifact on this machine, by ONNX name, per sample."""
+        backend = self._host.backends[target.backend]
+        with (
+            self._device().session(lease=False) as session,
+            session.host(artifact, target, backend, {}) as runner,
+        ):
+            return list(runner.infer(samples))
+
+    def _device(self) -> Device:
+        """This machine as a board."""
+        transport = next(t for t in self._host.transports.values() if t.host)
+        return transport.connect(DeviceSpec("local", transport.name, transport.parameters()), self)
+
+    def _context(self) -> _Context:
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        for name in ("output", "scratch"):
+            (folder / name).mkdir()
+        return _Context(self._environments, folder / "output", folder / "scratch", folder / "log")
+
+
+@dataclass(frozen=True)
+class _Context:
+    """`wherry.context.StepContext`; what a hook says goes to its log."""
+
+    environments: Environments
+    output: Path
+    scratch: Path
+    log: Path
+
+    def run_tool(
+        self, script: Path, request: Mapping[str, Any], *, requirements: Requirements | None
+    ) -> dict[str, Any]:
+        python = Path(sys.executable)
+        if requirements is not None:
+            python = self.environments.ensure(requirements)
+        return run_tool(
+            python, script, request, scratch=self.scratch, log=self.log, limits=Limits()
+        )
+
+    def progress(self, text: str) -> None:
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        self.progress(f"warning: {text}")
+
+
+class _Samples(Dataset):
+    """Samples in memory."""
+
+    def __init__(self, samples: Sequence[Inputs]) -> None:
+        self.name = "samples"
+        self._samples = samples
+
+    @property
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        for sample in self._samples:
+            for name, array in sample.items():
+                digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self._samples[index])
