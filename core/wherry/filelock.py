@@ -51,7 +51,7 @@ def hold(
     Raises:
         OSError: the file cannot be made, or the file system knows no locks.
     """
-    descriptor = _take(path, shared, wait, on_wait, cancelled)
+    descriptor = take(path, shared=shared, wait=wait, on_wait=on_wait, cancelled=cancelled)
     try:
         yield descriptor
     finally:
@@ -60,13 +60,15 @@ def hold(
         os.close(descriptor)
 
 
-def _take(
+def take(
     path: Path,
-    shared: bool,
-    wait: bool,
-    on_wait: Callable[[], None] | None,
-    cancelled: threading.Event | None,
+    *,
+    shared: bool = False,
+    wait: bool = True,
+    on_wait: Callable[[], None] | None = None,
+    cancelled: threading.Event | None = None,
 ) -> int:
+    """`hold` for as long as the returned descriptor is open; closing it is the caller's to do."""
     operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     tell_at = time.monotonic() + _QUIET_S
     while True:
