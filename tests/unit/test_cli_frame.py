@@ -90,6 +90,7 @@ def test_every_verb_has_its_file(name):
     module = importlib.import_module(f"wherry.cli.{name}")
     assert isinstance(module.command, click.Command)
     assert module.command.name == name
+    assert module.command.short_help == VERBS[name]
 
 
 def test_the_version_starts_fast():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, x.dtype.type(0))
 
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "Add": np.add,
     "Flatten": flatten,
     "Gemm": gemm,
