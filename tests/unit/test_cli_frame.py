@@ -10,6 +10,8 @@ import types
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from wherry import __version__, cli
 from wherry.cli import VERBS, main
 from wherry.cli.errors import MASK, bug_report, mask_arguments
@@ -258,6 +260,19 @@ def test_an_end_of_file_outside_a_prompt_is_a_bug(verb, home):
 )
 def test_secrets_are_masked(arguments, masked):
     assert mask_arguments(arguments)[0] == masked
+
+
+@given(
+    st.sampled_from(["--password", "--api-key", "--db-token", "--SECRET"]),
+    st.text(min_size=1).filter(lambda value: "=" not in value),
+    st.lists(st.sampled_from(["run", "m.yaml", "--tag=x", "-v"])),
+)
+def test_no_secret_survives(option, secret, others):
+    for arguments in ([option, secret, *others], [*others, f"{option}={secret}"]):
+        masked, _ = mask_arguments(arguments)
+        assert len(masked) == len(arguments)
+        assert [word for word in masked if word in others] == others
+        assert masked[1] == MASK if arguments[0] == option else masked[-1] == f"{option}={MASK}"
 
 
 def test_a_secret_argument_is_masked_in_the_traceback_too():
