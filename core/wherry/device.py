@@ -66,6 +66,7 @@ class HostedRunner(Protocol):
     Attributes:
         load_ms: time to load the artifact.
         first_ms: the first inference on zeros, after loading.
+        versions: of the runtime, as the runner tells them.
     """
 
     @property
@@ -73,6 +74,9 @@ class HostedRunner(Protocol):
 
     @property
     def first_ms(self) -> float: ...
+
+    @property
+    def versions(self) -> Mapping[str, Any]: ...
 
     def infer(
         self, samples: Iterable[Mapping[str, np.ndarray]]

@@ -1,0 +1,68 @@
+"""Runs on the board as ``python3 -c``: install the agent if it is not there, then become it.
+
+Arguments: the folder of ours on the board, the sha256 of the agent's files, the interpreter that
+the agent needs, the agent's own arguments. Says ``wherry-bootstrap have`` or ``wherry-bootstrap
+need`` on a line of its own; after ``need`` the files come on stdin: a line with their size, then a
+JSON object of path to text.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+
+def start(home: str, digest: str, python: str, *arguments: str) -> None:
+    """Become the agent, run by ``python`` (empty: the interpreter that runs this)."""
+    if sys.version_info < (3, 8):  # noqa: UP036 -- a board may have an older one than we run on
+        sys.exit(f"wherry-bootstrap: Python 3.8 or later is needed, this is {sys.version}")
+    root = Path(os.path.abspath(Path(home).expanduser()))  # noqa: PTH100 -- keep symbolic links
+    folder = root / "agent" / digest
+    have = folder.is_dir()
+    os.write(1, b"\nwherry-bootstrap %s\n" % (b"have" if have else b"need"))
+    if not have:
+        install(folder, digest)
+    python = python or sys.executable
+    command = [python, "-I", str(folder / "wherry-agent"), str(root), *arguments]
+    os.execv(python, command)  # noqa: S606 -- a shell is what must not stand between
+
+
+def install(folder: Path, digest: str) -> None:
+    """Take the files from stdin and put them at ``folder``."""
+    size = b""
+    while not size.endswith(b"\n"):
+        size += read(1)
+    text = b""
+    while len(text) < int(size):
+        text += read(int(size) - len(text))
+    if hashlib.sha256(text).hexdigest() != digest:
+        sys.exit("wherry-bootstrap: the agent's files were damaged on the way")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            for name, source in json.loads(text.decode()).items():
+                path = building / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(source, "utf-8")
+            building.rename(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)  # it is there only where this failed
+    except OSError as error:
+        if not folder.is_dir():  # else another start was faster
+            sys.exit(f"wherry-bootstrap: cannot install the agent: {error}")
+
+
+def read(size: int) -> bytes:
+    """At most ``size`` bytes of stdin, unbuffered: the rest is for the agent."""
+    data = os.read(0, size)
+    if not data:
+        sys.exit("wherry-bootstrap: the host is gone")
+    return data
+
+
+if __name__ == "__main__":
+    start(*sys.argv[1:])

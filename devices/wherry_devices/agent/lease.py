@@ -1,0 +1,145 @@
+"""The lease of a board, and the processes that work under it.
+
+The lease is a lock (flock) that the service agent holds on a file of the board: the kernel takes it
+back when that process ends, however it ends. The file says who holds it. Each process that hosts a
+runner leaves a record of itself, so that it can be ended with the service that it belongs to, also
+by the next one. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Lease:
+    """One board's lease, as one process sees it.
+
+    Args:
+        path: the lease file; its folder is made at need.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor: int | None = None
+
+    def acquire(self, owner: dict[str, Any]) -> dict[str, Any] | None:
+        """Take the lease if it is free; else see `holder`.
+
+        Args:
+            owner: written into the file, with the process id and the time of the board's clock.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.path, flags, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return self.holder() or {}
+        text = json.dumps({**owner, "pid": os.getpid(), "since": time.time()})
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+        self._descriptor = descriptor
+        return None
+
+    def release(self) -> None:
+        """Give the lease back; nothing if it is not held."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def holder(self) -> dict[str, Any] | None:
+        """What the process that holds the lease now wrote, and ``held_s``; None: it is free.
+
+        Empty where it has not written it yet.
+        """
+        if self._descriptor is None:
+            try:
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:  # somebody has it
+                pass
+            finally:
+                os.close(descriptor)
+        holder = _read_json(self.path)
+        if "since" in holder:
+            holder["held_s"] = time.time() - holder["since"]
+        return holder
+
+
+class Runs:
+    """Records of the processes that host a runner.
+
+    Args:
+        directory: where they are; made at need.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def add(self, service: int) -> None:
+        """Record this process as belonging to the service agent with that process id."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        record = {
+            "started": _started(os.getpid()),
+            "service": service,
+            "service_started": _started(service),
+        }
+        path = self._directory / str(os.getpid())
+        writing = path.with_suffix(".new")
+        writing.write_text(json.dumps(record))
+        writing.replace(path)
+
+    def remove(self) -> None:
+        """Remove this process's record."""
+        (self._directory / str(os.getpid())).unlink(missing_ok=True)
+
+    def end(self, service: int) -> None:
+        """End what belongs to ``service``, and what belongs to services that are no more."""
+        for path, record in self._records():
+            pid, owner = int(path.name), int(record.get("service", 0))
+            orphan = _started(owner) != record.get("service_started")
+            if owner != service and not orphan:
+                continue
+            if _started(pid) == record.get("started") is not None:
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                    os.kill(pid, signal.SIGKILL)
+            path.unlink(missing_ok=True)
+
+    def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        paths = self._directory.iterdir() if self._directory.is_dir() else ()
+        for path in paths:
+            if path.name.isdigit():
+                yield path, _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file of ours says; empty where nobody wrote it, or not all of it yet."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _started(pid: int) -> int | None:
+    """When a process started, in ticks since boot; None if it is gone. Tells reused ids apart."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])

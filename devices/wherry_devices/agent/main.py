@@ -1,0 +1,54 @@
+"""The agent's start: its name, its wires, and the role that it plays.
+
+``wherry-agent ROOT service --silence S`` serves the board: lease, store, sensors, provisioning.
+``wherry-agent ROOT run --service PID`` hosts one runner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import sys
+from pathlib import Path
+
+from .frames import FrameError
+from .wire import HostSilent, Wire
+
+NAME = b"wherry-agent"
+_PR_SET_NAME = 15
+
+
+def main() -> None:
+    """Run a role; the exit status is 0 where the host ended the conversation."""
+    faulthandler.enable()
+    _name_process()
+    parser = argparse.ArgumentParser(prog="wherry-agent")
+    parser.add_argument("root", type=Path, help="the folder of ours on this board")
+    roles = parser.add_subparsers(dest="role", required=True)
+    service = roles.add_parser("service")
+    service.add_argument("--lease", type=Path, required=True, help="the lease file")
+    service.add_argument("--silence", type=float, required=True, help="seconds")
+    run = roles.add_parser("run")
+    run.add_argument("--service", type=int, required=True, help="process id of our service agent")
+    arguments = parser.parse_args()
+    try:
+        if arguments.role == "service":
+            from .service import Service
+
+            Service(Wire(arguments.silence), arguments.root, arguments.lease).serve()
+        else:
+            from .hosting import Hosting
+
+            Hosting(Wire(), arguments.root, arguments.service).serve()
+    except (HostSilent, FrameError, BrokenPipeError) as error:
+        sys.stderr.write(f"wherry-agent: {error}\n")
+        sys.exit(1)
+
+
+def _name_process() -> None:
+    """Be ``wherry-agent`` in the process list; the arguments say so anyway."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
+    except (OSError, AttributeError):  # a C library without prctl: the arguments have to do
+        return

@@ -1,0 +1,175 @@
+"""The service role: what a board does for a session besides running an artifact.
+
+It takes the lease, serves the board's store, reads the sensors, probes the board, and runs the
+commands that provision a runtime. It ends when the host hangs up or is silent, and ends the
+processes that host runners with it. Standard library only: any Python 3.8 of the board runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import probe, sensors
+from .board_store import BoardStore, BoardStoreError, Receiver
+from .frames import Frame
+from .lease import Lease, Runs
+from .wire import Wire
+
+_TAIL_BYTES = 32768  # of a command's output that the host is told
+
+
+class Service:
+    """See the module.
+
+    Args:
+        wire: to the host.
+        root: the folder of ours on this board.
+        lease: the lease file.
+    """
+
+    def __init__(self, wire: Wire, root: Path, lease: Path) -> None:
+        self._wire = wire
+        self._root = root
+        self._store = BoardStore(root / "store")
+        self._lease = Lease(lease)
+        self._runs = Runs(root / "runs")
+        self._receivers: dict[int, Receiver] = {}
+        self._refused: set[int] = set()  # files of which more chunks may still be under way
+        self._commands: set[subprocess.Popen[bytes]] = set()
+        self._answers: dict[str, Callable[[Frame], dict[str, Any] | None]] = {
+            "ping": self._ping,
+            "probe": self._probe,
+            "sensors": self._sensors,
+            "lease": self._take_lease,
+            "missing": self._missing,
+            "put": self._put,
+            "tree": self._tree,
+            "execute": self._execute,
+        }
+
+    def serve(self) -> None:
+        """Answer until the host hangs up; `HostSilent` and `FrameError` pass through."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        self._store.sweep()
+        hello = {"pid": os.getpid(), "root": str(self._root), "lease": str(self._lease.path)}
+        self._wire.write({"op": "hello", **hello})
+        try:
+            while True:
+                frame = self._wire.read()
+                if frame is None:
+                    return
+                self._answer(frame)
+        finally:
+            self._end()
+
+    def _answer(self, frame: Frame) -> None:
+        number = frame.header.get("id")
+        try:
+            reply = self._answers[frame.header["op"]](frame)
+        except (BoardStoreError, OSError, KeyError, TypeError, ValueError) as error:
+            text = str(error) if isinstance(error, BoardStoreError) else repr(error)
+            self._wire.write({"id": number, "error": text})
+        else:
+            if reply is not None:
+                self._wire.write(dict(reply, id=number))
+
+    def _end(self) -> None:
+        for command in list(self._commands):
+            _end_group(command)
+        self._runs.end(os.getpid())
+        for receiver in self._receivers.values():
+            receiver.close()
+        self._lease.release()
+
+    def _ping(self, _frame: Frame) -> dict[str, Any]:
+        return {"op": "pong"}
+
+    def _probe(self, _frame: Frame) -> dict[str, Any]:
+        facts = probe.board_facts(self._root)
+        facts["facts"]["lease"] = self._lease.holder()
+        return {"board": facts}
+
+    def _sensors(self, _frame: Frame) -> dict[str, Any]:
+        return {"reading": sensors.read()}
+
+    def _take_lease(self, frame: Frame) -> dict[str, Any]:
+        holder = self._lease.acquire(frame.header["owner"])
+        if holder is None:
+            self._runs.end(os.getpid())  # what an earlier holder left: the board has to be quiet
+        return {"holder": holder}
+
+    def _missing(self, frame: Frame) -> dict[str, Any]:
+        return {"missing": self._store.missing(frame.header["hashes"])}
+
+    def _put(self, frame: Frame) -> dict[str, Any] | None:
+        """Take a chunk of a file; the answer comes with the last one, or where it fails."""
+        number = frame.header["id"]
+        if number in self._refused:
+            return None
+        try:
+            if number not in self._receivers:
+                size = int(frame.header["size"])
+                self._receivers[number] = self._store.receive(frame.header["sha256"], size)
+            if not self._receivers[number].write(frame.tensors["data"].data):
+                return None
+        except BoardStoreError:
+            self._refused.add(number)
+            self._receivers.pop(number, None)
+            raise
+        del self._receivers[number]
+        return {}
+
+    def _tree(self, frame: Frame) -> dict[str, Any]:
+        return {"directory": str(self._store.tree(frame.header["files"]))}
+
+    def _execute(self, frame: Frame) -> None:
+        """Run a command beside the conversation; the answer comes when it has ended."""
+        threading.Thread(target=self._command, args=(frame.header,), daemon=True).start()
+
+    def _command(self, header: dict[str, Any]) -> None:
+        environment = dict(os.environ, **header.get("environment", {}))
+        with tempfile.TemporaryFile() as output:
+            try:
+                command = subprocess.Popen(
+                    header["argv"],
+                    cwd=self._root,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self._wire.write({"id": header["id"], "error": repr(error)})
+                return
+            self._commands.add(command)
+            timed_out = False
+            try:
+                command.wait(header["limit_s"])
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                _end_group(command)
+            self._commands.discard(command)
+            size = output.seek(0, os.SEEK_END)
+            output.seek(max(0, size - _TAIL_BYTES))
+            text = output.read().decode(errors="replace")
+        answer = {"status": command.returncode, "timed_out": timed_out, "output": text}
+        self._wire.write(dict(answer, id=header["id"]))
+
+
+def _end_group(command: subprocess.Popen[bytes]) -> None:
+    """Kill a command and what it started."""
+    try:
+        os.killpg(command.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it ended meanwhile
+        return
+    finally:
+        command.wait()

@@ -1,0 +1,129 @@
+"""Timing: warm up until it is steady, then run one sample again and again and keep every sample.
+
+Each run is split at the same two points: ``run()`` alone is the inference, from before
+``set_inputs`` to after ``get_outputs`` is the inference with its copies. Nothing else happens
+between two runs but storing two integers: the garbage collector is off, and the sensors are read
+between chunks of runs, never by a thread beside them.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from array import array
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+STEADY = 0.02  # the medians of two successive windows differ by no more
+WINDOW_RUNS = 3  # least runs of a window
+WARMUP_BOUND = 10  # the warm-up ends, unsteady, after so many times its least duration
+SENSOR_PERIOD_S = 5.0  # most time between two readings; a short measurement is halved by one
+
+
+class Plan(NamedTuple):
+    """How long to warm up and to measure; the fields of the manifest's ``measure:``."""
+
+    warmup_s: float
+    warmup_runs: int
+    duration_s: float
+    min_runs: int
+    max_runs: int
+
+
+class Timing(NamedTuple):
+    """What was timed.
+
+    Attributes:
+        infer_ns: ``run()`` alone, per run.
+        total_ns: the same runs with the copies of inputs and outputs.
+        warmup_runs: runs before the measured ones.
+        steady: the warm-up had become steady.
+        sensors: readings before the warm-up, after it, between the runs, and after them.
+    """
+
+    infer_ns: array[int]
+    total_ns: array[int]
+    warmup_runs: int
+    steady: bool
+    sensors: list[dict[str, Any]]
+
+
+def measure(
+    runner: Any,
+    inputs: dict[str, Any],
+    plan: Plan,
+    sensors: Callable[[], dict[str, Any]],
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> Timing:
+    """Time a loaded runner.
+
+    Args:
+        runner: its ``set_inputs``, ``run`` and ``get_outputs`` are called.
+        inputs: one sample in the runtime's form.
+        plan: how long.
+        sensors: reads the board's sensors.
+        clock: nanoseconds, monotonic.
+    """
+    infer, total = (array("Q", bytes(8 * plan.max_runs)) for _ in range(2))
+    duration_ns = plan.duration_s * 1e9
+    chunk_runs = (plan.min_runs + 1) // 2
+    readings = [sensors()]
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        warmup_runs, steady = _warm_up(runner, inputs, plan, clock)
+        count, spent_ns = 0, 0
+        while count < plan.max_runs and (count < plan.min_runs or spent_ns < duration_ns):
+            readings.append(sensors())
+            _run(runner, inputs, clock)  # what a pause does to caches and clocks is not measured
+            chunk_ns = min(duration_ns / 2, duration_ns - spent_ns, SENSOR_PERIOD_S * 1e9)
+            least = min(count + chunk_runs, plan.max_runs)
+            started = now = clock()
+            while count < least or (count < plan.max_runs and now - started < chunk_ns):
+                infer[count], total[count] = _run(runner, inputs, clock)
+                count += 1
+                now = clock()
+            spent_ns += now - started
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    readings.append(sensors())
+    return Timing(infer[:count], total[:count], warmup_runs, steady, readings)
+
+
+def _warm_up(
+    runner: Any, inputs: dict[str, Any], plan: Plan, clock: Callable[[], int]
+) -> tuple[int, bool]:
+    """Run until the medians of two successive windows agree; (runs, whether they did)."""
+    least_ns = plan.warmup_s * 1e9
+    runs = 0
+    last = None
+    started = now = clock()
+    while True:
+        window: list[int] = []
+        opened = now
+        while len(window) < WINDOW_RUNS or now - opened < least_ns / 4:
+            window.append(_run(runner, inputs, clock)[0])
+            now = clock()
+        runs += len(window)
+        median = statistics.median(window)
+        if last is not None and runs >= plan.warmup_runs and now - started >= least_ns:
+            steady = abs(median - last) <= STEADY * last
+            if steady or now - started >= WARMUP_BOUND * least_ns:
+                return runs, steady
+        last = median
+
+
+def _run(runner: Any, inputs: dict[str, Any], clock: Callable[[], int]) -> tuple[int, int]:
+    """One run: nanoseconds of the inference alone, and with the copies."""
+    begun = clock()
+    runner.set_inputs(inputs)
+    before = clock()
+    runner.run()
+    after = clock()
+    outputs = runner.get_outputs()
+    ended = clock()
+    del outputs  # what it frees is not timed
+    return after - before, ended - begun

@@ -1,0 +1,226 @@
+"""The host's side of the service agent: the lease, the store, sensors and commands of one board."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wherry.errors import DeviceError, StoreError
+from wherry.measurement import Sensors
+
+from wherry_devices.agent import frames
+from wherry_devices.channel import AgentEnded, AgentSilent, Channel
+from wherry_devices.connection import Connection
+
+SILENCE_S = 60.0  # an agent or a host that says nothing for so long is taken for gone
+_PINGS = 6  # in that time
+_CALL_S = 60.0  # for a question that the board answers at once
+_END_S = 5.0  # for the agent to end what it started
+_CHUNK_BYTES = 1 << 20
+_POLL_S = (0.05, 1.0)  # first and longest pause between two tries for the lease
+_log = logging.getLogger(__name__)
+
+
+class Board:
+    """A running service agent.
+
+    Args:
+        connection: to the board.
+        name: of the device, for errors.
+        silence_s: see ``SILENCE_S``.
+    """
+
+    def __init__(self, connection: Connection, name: str, silence_s: float = SILENCE_S) -> None:
+        self.name = name
+        self.token: str | None = None
+        self._silence_s = silence_s
+        self._calling = threading.Lock()
+        self._number = 0
+        self._closed = threading.Event()
+        arguments = ["service", "--lease", connection.lease, "--silence", str(silence_s)]
+        self._channel = Channel(connection, "", arguments)
+        self._heartbeat = threading.Thread(target=self._beat, name="wherry-heartbeat", daemon=True)
+        try:
+            hello = self._receive(_CALL_S).header
+        except BaseException:
+            self._channel.close(0)
+            raise
+        self.pid: int = hello["pid"]
+        self.root: str = hello["root"]
+        self.lease_file: str = hello["lease"]
+        self._heartbeat.start()
+
+    def close(self) -> None:
+        """End the agent, and with it the lease and whatever still runs for us on the board."""
+        self._closed.set()
+        self._channel.close(_END_S)
+        self._heartbeat.join()
+
+    def call(self, question: str, *, answer_s: float = _CALL_S, **fields: Any) -> Mapping[str, Any]:
+        """Ask the agent something and wait for the answer.
+
+        Raises:
+            DeviceError: the board was lost, or refused.
+        """
+        with self._calling:
+            self._number += 1
+            self._channel.send({"op": question, "id": self._number, **fields})
+            return self._answer(self._number, answer_s)
+
+    def check(self) -> None:
+        """Raise `DeviceError` if the board was lost."""
+        self.call("ping")
+
+    def sensors(self) -> Sensors:
+        """Read the sensors now."""
+        return as_sensors(self.call("sensors")["reading"])
+
+    def lease(self, wait_s: float, report: Callable[[str], None]) -> None:
+        """Take the lease; ``report`` is told who holds it while we wait.
+
+        Raises:
+            DeviceError: it was not free within ``wait_s`` seconds.
+        """
+        token = secrets.token_hex(16)
+        owner = {
+            "owner": _user(),
+            "host": platform.node(),
+            "process": os.getpid(),
+            "token": token,
+        }
+        deadline = time.monotonic() + wait_s
+        pause, least = _POLL_S[0], ""
+        while (holder := self.call("lease", owner=owner)["holder"]) is not None:
+            held_by = describe_holder(holder)
+            if time.monotonic() >= deadline:
+                raise DeviceError(
+                    f"the device is in use by {held_by}; waited {wait_s:g} s",
+                    where=self.name,
+                    remedy="Try again when it is free, or choose another device.",
+                )
+            if holder.get("token", "") != least:  # say it once for each holder
+                least = holder.get("token", "")
+                report(f"{self.name} is in use by {held_by}; waiting for it")
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(2 * pause, _POLL_S[1])
+        self.token = token
+
+    def ship(self, files: Mapping[str, tuple[str, Path]]) -> str:
+        """A folder on the board with these files; only what the board lacks is sent.
+
+        Args:
+            files: relative POSIX path on the board to (sha256, file on the host).
+        """
+        sources = dict(files.values())
+        missing = self.call("missing", hashes=sorted(sources))["missing"]
+        for digest in missing:
+            self._put(digest, sources[digest])
+        tree = {name: digest for name, (digest, _) in files.items()}
+        return str(self.call("tree", answer_s=10 * _CALL_S, files=tree)["directory"])
+
+    def execute(
+        self, argv: Sequence[str], *, limit_s: float, environment: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any]:
+        """Run a command on the board: its ``status``, ``timed_out``, and ``output``'s end."""
+        return self.call(
+            "execute",
+            answer_s=limit_s + _CALL_S,
+            argv=list(argv),
+            limit_s=limit_s,
+            environment=dict(environment or {}),
+        )
+
+    def _put(self, digest: str, path: Path) -> None:
+        with self._calling, path.open("rb") as stream:
+            self._number += 1
+            size = path.stat().st_size
+            header = {"op": "put", "id": self._number, "sha256": digest, "size": size}
+            _log.debug("%s: sending %s, %d bytes", self.name, path.name, size)
+            while True:
+                chunk = memoryview(stream.read(_CHUNK_BYTES))
+                self._channel.send(header, [frames.Tensor("data", "uint8", (len(chunk),), chunk)])
+                size -= len(chunk)
+                if size <= 0:
+                    break
+                if not chunk:
+                    raise StoreError(
+                        "the file became shorter while it was sent",
+                        where=str(path),
+                        remedy="Leave wherry's files alone and run again.",
+                    )
+            self._answer(self._number, _CALL_S)
+
+    def _answer(self, number: int, limit_s: float) -> Mapping[str, Any]:
+        deadline = time.monotonic() + limit_s
+        while True:
+            header = self._receive(max(0.0, deadline - time.monotonic())).header
+            if header.get("id") != number:
+                continue  # a pong, or a late answer to a question that we gave up
+            if "error" in header:
+                raise DeviceError(
+                    f"the board refused: {header['error']}",
+                    where=self.name,
+                    remedy="Check the board's disk and permissions.",
+                )
+            return header
+
+    def _receive(self, limit_s: float) -> frames.Frame:
+        try:
+            return self._channel.receive(limit_s)
+        except AgentEnded as ended:
+            raise DeviceError(
+                f"the device was lost: {describe_end(ended)}",
+                where=self.name,
+                remedy="Check that the board is up, and run again.",
+            ) from ended
+        except AgentSilent as silent:
+            raise DeviceError(
+                f"the device does not answer: {silent}",
+                where=self.name,
+                remedy="Check the board's load and the connection, and run again.",
+            ) from silent
+
+    def _beat(self) -> None:
+        """The thread that keeps the agent alive, and ends it where it no longer answers."""
+        while not self._closed.wait(self._silence_s / _PINGS):
+            if time.monotonic() - self._channel.heard > self._silence_s:
+                self._channel.kill(f"it was silent for {self._silence_s:g} s")
+                return
+            self._channel.send({"op": "ping"})
+
+
+def as_sensors(reading: Mapping[str, Any]) -> Sensors:
+    """An agent's reading."""
+    return Sensors(float(reading["time_s"]), dict(reading["values"]))
+
+
+def describe_holder(holder: Mapping[str, Any]) -> str:
+    """Who holds a lease, and for how long, for people."""
+    if not holder:
+        return "someone who did not say who"
+    text = f"{holder.get('owner')}@{holder.get('host')} (process {holder.get('process')})"
+    held = holder.get("held_s")
+    return f"{text} for {held:.0f} s" if held is not None else text
+
+
+def describe_end(ended: AgentEnded) -> str:
+    """Why an agent is gone, for people."""
+    text = ended.reason or "the agent ended"
+    if ended.status:
+        text += f" with status {ended.status}"
+    return f"{text}; it last said: {ended.stderr}" if ended.stderr else text
+
+
+def _user() -> str:
+    with contextlib.suppress(KeyError, OSError):  # a user id without a name, as in containers
+        return getpass.getuser()
+    return str(os.getuid())

@@ -1,0 +1,166 @@
+"""A channel: starts an agent on the board, and carries frames to and from it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wherry_devices.agent import frames
+from wherry_devices.connection import Connection, Process
+
+_PACKAGE = "wherry-agent/wherry_agent"
+_MAIN = "from wherry_agent.main import main\n\nmain()\n"
+_NOISE_BYTES = 1 << 16  # what a login shell may print before the agent's bootstrap speaks
+_END_S = 5.0  # a process that closed its stdout has ended soon after
+
+
+class AgentEnded(Exception):  # noqa: N818 -- an event; sessions turn it into an error of wherry's
+    """The agent's process is gone.
+
+    Attributes:
+        reason: what was wrong with its stream; empty where it just ended.
+        status: exit status, minus the signal's number; None where nobody knows.
+        stderr: its last lines.
+    """
+
+    def __init__(self, reason: str, status: int | None, stderr: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.stderr = stderr
+
+
+class AgentSilent(Exception):  # noqa: N818 -- an event, as above
+    """The agent did not answer in time."""
+
+
+@functools.cache
+def bundle() -> tuple[str, bytes]:
+    """The agent's files as they are sent: (sha256, JSON object of path to text)."""
+    folder = Path(frames.__file__).parent
+    files = {
+        f"{_PACKAGE}/{path.name}": path.read_text("utf-8")
+        for path in sorted(folder.glob("*.py"))
+        if path.name != "bootstrap.py"
+    }
+    files["wherry-agent/__main__.py"] = _MAIN
+    text = json.dumps(files, sort_keys=True).encode()
+    return hashlib.sha256(text).hexdigest(), text
+
+
+class Channel:
+    """See the module. The agent's files are sent where the board does not have them.
+
+    Args:
+        connection: to the board.
+        python: the interpreter on the board that runs the agent; empty: the board's own.
+        arguments: the agent's role and its options.
+    """
+
+    def __init__(self, connection: Connection, python: str, arguments: Sequence[str]) -> None:
+        bootstrap = (Path(frames.__file__).parent / "bootstrap.py").read_text("utf-8")
+        digest, _ = bundle()
+        self.heard = time.monotonic()
+        command = [connection.python, "-I", "-S", "-c", bootstrap]
+        self._process: Process = connection.start(
+            [*command, connection.root, digest, python, *arguments]
+        )
+        self._frames: queue.SimpleQueue[frames.Frame | None] = queue.SimpleQueue()
+        self._reason = ""
+        self._writing = threading.Lock()
+        self._taker = threading.Thread(target=self._take, name="wherry-frames", daemon=True)
+        self._taker.start()
+
+    def send(self, header: Mapping[str, Any], tensors: Sequence[frames.Tensor] = ()) -> None:
+        """Send a frame, from any thread. Where the agent is gone, `receive` says how it went."""
+        buffers = frames.encode(header, tensors)
+        with self._writing:
+            try:
+                self._process.write(buffers)
+            except OSError as error:
+                self._reason = self._reason or str(error)
+
+    def receive(self, limit_s: float) -> frames.Frame:
+        """The next frame.
+
+        Raises:
+            AgentEnded: there is none.
+            AgentSilent: none came within ``limit_s`` seconds.
+        """
+        try:
+            frame = self._frames.get(timeout=limit_s)
+        except queue.Empty:
+            raise AgentSilent(f"no answer within {limit_s:g} s") from None
+        if frame is None:
+            self._frames.put(None)  # for whoever asks again
+            raise self._ended()
+        return frame
+
+    def kill(self, reason: str) -> None:
+        """End the agent now; ``reason`` is what `AgentEnded` will say."""
+        self._reason = self._reason or reason
+        self._process.kill()
+
+    def close(self, limit_s: float) -> None:
+        """Hang up; the agent has ``limit_s`` seconds to end by itself."""
+        with self._writing:
+            self._process.close_input()
+        try:
+            if self._process.wait(limit_s) is None:
+                self._process.kill()
+        except OSError as error:  # the link was lost: nothing is left to end from here
+            self._reason = self._reason or str(error)
+        self._taker.join(_END_S)
+        self._process.close()
+
+    def _ended(self) -> AgentEnded:
+        try:
+            status = self._process.wait(_END_S)
+            if status is None:  # it closed its stdout and lives on: useless to us
+                self._process.kill()
+        except OSError as error:
+            return AgentEnded(self._reason or str(error), None, self._process.stderr_tail())
+        return AgentEnded(self._reason, status, self._process.stderr_tail())
+
+    def _take(self) -> None:
+        """The thread that reads."""
+        try:
+            self._bootstrap()
+            reader = frames.Reader(self._readinto)
+            while (frame := reader.read()) is not None:
+                self._frames.put(frame)
+        except (frames.FrameError, OSError) as error:
+            self._reason = self._reason or str(error)
+            self._process.kill()
+        self._frames.put(None)
+
+    def _bootstrap(self) -> None:
+        line, seen = bytearray(), 0
+        byte = bytearray(1)
+        while seen < _NOISE_BYTES and self._readinto(memoryview(byte)):
+            seen += 1
+            line += byte
+            if byte != b"\n":
+                continue
+            if line == b"wherry-bootstrap have\n":
+                return
+            if line == b"wherry-bootstrap need\n":
+                _, text = bundle()
+                size = b"%d\n" % len(text)
+                with self._writing:
+                    self._process.write([memoryview(size), memoryview(text)])
+                return
+            line.clear()
+        raise frames.FrameError(f"the agent did not start; it said {bytes(line[-200:])!r}")
+
+    def _readinto(self, view: memoryview) -> int:
+        count = self._process.readinto(view)
+        self.heard = time.monotonic()
+        return count

@@ -1,0 +1,86 @@
+"""What a transport is to a session: it starts processes on a board, and provides a runtime there.
+
+Everything else (the agent's files, the store, the lease, the sensors) goes over the streams of
+such a process, the same for every transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from wherry.requirements import Requirements
+
+
+class Process(Protocol):
+    """A process on the board and its three streams."""
+
+    def write(self, buffers: Sequence[memoryview]) -> None:
+        """Write all of them to its stdin; raises OSError where it is gone."""
+        ...
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the start of ``view`` from its stdout; 0 at the end. Raises OSError."""
+        ...
+
+    def wait(self, limit_s: float) -> int | None:
+        """Its exit status, minus the signal's number where one ended it; None: it still runs.
+
+        A transport that cannot know the status, because the link was lost, raises OSError.
+        """
+        ...
+
+    def kill(self) -> None:
+        """End it and its streams now; nothing where it has ended."""
+        ...
+
+    def stderr_tail(self) -> str:
+        """The last lines of its stderr so far."""
+        ...
+
+    def close_input(self) -> None:
+        """Hang up: its stdin ends. Writing then raises OSError."""
+        ...
+
+    def close(self) -> None:
+        """Free the other streams of a process that has ended or was killed."""
+        ...
+
+
+class Connection(Protocol):
+    """One connection to one board."""
+
+    @property
+    def root(self) -> str:
+        """The folder of ours on the board; ``~`` is the board's to expand."""
+        ...
+
+    @property
+    def lease(self) -> str:
+        """The lease file on the board."""
+        ...
+
+    @property
+    def python(self) -> str:
+        """The board's own Python."""
+        ...
+
+    def start(self, argv: Sequence[str]) -> Process:
+        """Start a process on the board; raises `wherry.errors.DeviceError`."""
+        ...
+
+    def provide(self, alternatives: Sequence[Requirements]) -> str:
+        """Provide the first set that fits; the Python executable on the board that has it.
+
+        No alternatives: the runner needs nothing but numpy. Raises
+        `wherry.errors.EnvironmentError_`.
+        """
+        ...
+
+    def runtime_lock(self, alternatives: Sequence[Requirements]) -> str:
+        """sha256 of what `provide` would provide, without making it."""
+        ...
+
+    def close(self) -> None:
+        """Hang up."""
+        ...

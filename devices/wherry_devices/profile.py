@@ -1,0 +1,103 @@
+"""The default of ``wherry_profile``: one target, one round, timed and scored by the agent."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from wherry.artifact import Artifact
+from wherry.context import ProfileContext
+from wherry.dataset import Dataset
+from wherry.device import HostedRunner, Session
+from wherry.errors import DataError
+from wherry.measurement import Measurement
+from wherry.target import Target
+
+from wherry_devices.disturbances import disturbances
+
+_PROGRESS = 500  # samples between two words on the progress
+
+
+def profile(
+    artifact: Artifact,
+    target: Target,
+    dataset: Dataset | None,
+    session: Session,
+    context: ProfileContext,
+) -> Measurement:
+    """Time the first sample (zeros without a dataset), then score all of them where asked.
+
+    Timing comes first: the memory is then that of one inference, and the board has not been
+    heated by the evaluation.
+    """
+    preprocess = context.preprocess() if dataset is not None else {}
+    with session.host(artifact, target, context.backend, preprocess) as hosted:
+        context.progress("timing")
+        timing = hosted.time(_timed_sample(artifact, dataset), context.settings)
+        first_round = context.round == 0
+        peak = hosted.peak_memory_bytes() if first_round else None
+        evaluated = 0
+        if dataset is not None and context.metrics:
+            evaluated = _evaluate(artifact, dataset, hosted, context)
+        versions = dict(hosted.versions)
+    found = disturbances(timing.sensors, session.info.cores)
+    return Measurement(
+        infer_ns=timing.infer_ns,
+        total_ns=timing.total_ns,
+        round_sizes=(len(timing.infer_ns),),
+        load_ms=(hosted.load_ms,),
+        first_ms=(hosted.first_ms,),
+        warmup_runs=(timing.warmup_runs,),
+        steady=(timing.steady,),
+        metrics={name: metric.result() for name, metric in context.metrics.items()},
+        peak_memory_bytes=peak,
+        sensors=timing.sensors,
+        clean=not found,
+        disturbances=found,
+        timed_by="agent",
+        emulated=session.info.emulated,
+        evaluated=evaluated,
+        extra={"runtime": versions},
+    )
+
+
+def _timed_sample(artifact: Artifact, dataset: Dataset | None) -> Mapping[str, np.ndarray]:
+    if dataset is not None:
+        return _named(artifact, dataset[0].inputs)
+    return {binding.onnx: np.zeros(binding.shape, binding.dtype) for binding in artifact.inputs}
+
+
+def _named(artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """A sample's inputs by the model's names: ``""`` stands for the only one."""
+    if "" not in inputs:
+        return inputs
+    if len(inputs) != 1 or len(artifact.inputs) != 1:
+        names = ", ".join(binding.onnx for binding in artifact.inputs)
+        raise DataError(
+            f"the dataset does not name its inputs, and the model has several: {names}",
+            remedy="Name the inputs in the manifest's data section.",
+        )
+    return {artifact.inputs[0].onnx: inputs[""]}
+
+
+def _evaluate(
+    artifact: Artifact, dataset: Dataset, hosted: HostedRunner, context: ProfileContext
+) -> int:
+    """Stream the dataset through the runner into the metrics; how many samples there were."""
+    labels: collections.deque[int | np.ndarray | None] = collections.deque()
+
+    def samples() -> Iterator[Mapping[str, np.ndarray]]:
+        for sample in dataset:
+            labels.append(sample.label)
+            yield _named(artifact, sample.inputs)
+
+    count = 0
+    for outputs in hosted.infer(samples()):
+        reference, label = context.reference(count), labels.popleft()
+        for metric in context.metrics.values():
+            metric.update(outputs, reference, label)
+        count += 1
+        if count % _PROGRESS == 0:
+            context.progress(f"{count}/{len(dataset)} samples")
+    return count

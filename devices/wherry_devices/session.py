@@ -1,0 +1,143 @@
+"""Devices and sessions for any transport."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from wherry.artifact import Artifact, hash_file
+from wherry.device import BoardInfo
+from wherry.measurement import Sensors
+from wherry.requirements import Requirements
+from wherry.target import Backend, Target
+
+from wherry_devices.board import Board
+from wherry_devices.channel import Channel
+from wherry_devices.connection import Connection
+from wherry_devices.hosted import PREPROCESS_FILE, Hosted
+from wherry_devices.probe import board_info
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait.
+
+    Attributes:
+        limit_s: for one command of the agent.
+        wait_s: for a lease that another holds.
+    """
+
+    limit_s: float = 600.0
+    wait_s: float = 600.0
+
+
+class BoardDevice:
+    """See `wherry.device.Device`.
+
+    Args:
+        name: in the inventory.
+        connect: opens a connection; raises `DeviceError`.
+        patience: see there.
+    """
+
+    def __init__(
+        self, name: str, connect: Callable[[], Connection], patience: Patience | None = None
+    ) -> None:
+        self._name = name
+        self._connect = connect
+        self._patience = patience or Patience()
+
+    @property
+    def name(self) -> str:
+        """In the inventory."""
+        return self._name
+
+    def probe(self) -> BoardInfo:
+        """What the board is; ``facts["lease"]`` says who holds it, if anyone does."""
+        with self.session(lease=False) as session:
+            return session.info
+
+    @contextmanager
+    def session(
+        self, *, lease: bool = True, report: Callable[[str], None] = _log.warning
+    ) -> Iterator[BoardSession]:
+        """Connect, and take the lease.
+
+        Args:
+            lease: whether to.
+            report: is told who holds the device while we wait for it.
+        """
+        connection = self._connect()
+        try:
+            board = Board(connection, self._name)
+            try:
+                if lease:
+                    board.lease(self._patience.wait_s, report)
+                yield BoardSession(connection, board, self._patience.limit_s)
+            finally:
+                board.close()
+        finally:
+            connection.close()
+
+    def provision(self, requirements: Iterable[Requirements]) -> str:
+        """See `wherry.device.Device.provision`."""
+        connection = self._connect()
+        try:
+            return connection.provide(tuple(requirements))
+        finally:
+            connection.close()
+
+
+class BoardSession:
+    """See `wherry.device.Session`."""
+
+    def __init__(self, connection: Connection, board: Board, limit_s: float) -> None:
+        self._connection = connection
+        self._board = board
+        self._limit_s = limit_s
+        self._info = board_info(board.call("probe")["board"])
+
+    @property
+    def info(self) -> BoardInfo:
+        """As probed when the session began."""
+        return self._info
+
+    def sensors(self) -> Sensors:
+        """Read the board's sensors now."""
+        return self._board.sensors()
+
+    def runtime_lock(self, backend: Backend) -> str:
+        """See `wherry.device.Session.runtime_lock`."""
+        return self._connection.runtime_lock(backend.runtime)
+
+    @contextmanager
+    def host(
+        self,
+        artifact: Artifact,
+        target: Target,
+        backend: Backend,
+        preprocess: Mapping[str, Mapping[str, Any]],
+    ) -> Iterator[Hosted]:
+        """See `wherry.device.Session.host`."""
+        python = self._connection.provide(backend.runtime)
+        directory = self._board.ship(
+            {name: (digest, artifact.directory / name) for name, digest in artifact.files.items()}
+        )
+        code = self._board.ship(
+            {
+                "runner.py": (hash_file(backend.runner), backend.runner),
+                "preprocess.py": (hash_file(PREPROCESS_FILE), PREPROCESS_FILE),
+            }
+        )
+        channel = Channel(self._connection, python, ["run", "--service", str(self._board.pid)])
+        hosted = Hosted(channel, self._board, artifact, target, self._limit_s)
+        try:
+            hosted.load(directory, code, target.options.model_dump(mode="json"), preprocess)
+            yield hosted
+        finally:
+            hosted.close()

@@ -1,0 +1,188 @@
+"""The local transport: the host itself as a board, reached through pipes."""
+
+from __future__ import annotations
+
+import collections
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from wherry.device import Device, DeviceServices, DeviceSpec, Transport
+from wherry.errors import DeviceError, EnvironmentError_
+from wherry.requirements import Requirements
+
+from wherry_devices.agent import frames
+from wherry_devices.session import BoardDevice, Patience
+
+_PIPE_BYTES = 1 << 20  # fewer switches between the two processes; Linux's limit for users
+_STDERR_LINES = 40
+_STDERR_LINE_BYTES = 1000
+
+
+class LocalParameters(BaseModel):
+    """What an inventory may say of the local device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit_s: float = Field(600, gt=0, description="how long one command of the agent may take")
+    wait_s: float = Field(600, ge=0, description="how long to wait for the lease")
+
+
+def local_transport() -> Transport:
+    """The descriptor."""
+    return Transport(
+        name="local",
+        description="this machine, through pipes",
+        parameters=LocalParameters,
+        connect=connect,
+        host=True,
+    )
+
+
+def connect(spec: DeviceSpec, services: DeviceServices) -> Device:
+    """The device that ``spec`` names; nothing is started yet."""
+    parameters = spec.parameters
+    assert isinstance(parameters, LocalParameters)
+    patience = Patience(limit_s=parameters.limit_s, wait_s=parameters.wait_s)
+    return BoardDevice(spec.name, lambda: LocalConnection(services), patience)
+
+
+class LocalConnection:
+    """See `wherry_devices.connection.Connection`."""
+
+    def __init__(self, services: DeviceServices) -> None:
+        self._services = services
+        board = services.home / "board"
+        self.root = str(board)
+        self.lease = str(board / "lease")
+        # A board's agent runs on the board's own Python, not in an environment of ours.
+        self.python = str(getattr(sys, "_base_executable", sys.executable))
+
+    def start(self, argv: Sequence[str]) -> LocalProcess:
+        """Start it as a child that no signal of our terminal reaches."""
+        try:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            return LocalProcess(argv, self.root)
+        except OSError as error:
+            raise DeviceError(
+                f"cannot start {argv[0]}: {error}",
+                where=self.root,
+                remedy="Check the folder and the interpreter.",
+            ) from error
+
+    def provide(self, alternatives: Sequence[Requirements]) -> str:
+        """From the host's environments."""
+        if not alternatives:
+            return sys.executable
+        refusals = []
+        for requirements in alternatives:
+            try:
+                return str(self._services.environment(requirements))
+            except EnvironmentError_ as error:
+                refusals.append(error)
+        raise _none_fits(refusals)
+
+    def runtime_lock(self, alternatives: Sequence[Requirements]) -> str:
+        """Of the host's environments."""
+        if not alternatives:
+            import numpy as np
+
+            return hashlib.sha256(f"{sys.version} numpy {np.__version__}".encode()).hexdigest()
+        refusals = []
+        for requirements in alternatives:
+            try:
+                return self._services.environment_lock(requirements)
+            except EnvironmentError_ as error:
+                refusals.append(error)
+        raise _none_fits(refusals)
+
+    def close(self) -> None:
+        """Nothing to hang up."""
+
+
+def _none_fits(refusals: Sequence[EnvironmentError_]) -> EnvironmentError_:
+    if len(refusals) == 1:
+        return refusals[0]
+    text = "; ".join(error.message for error in refusals)
+    return EnvironmentError_(
+        f"no alternative of the runtime can be provided: {text}", remedy=refusals[0].remedy
+    )
+
+
+class LocalProcess:
+    """See `wherry_devices.connection.Process`."""
+
+    def __init__(self, argv: Sequence[str], directory: str) -> None:
+        self._process = subprocess.Popen(
+            argv,
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._stderr = self._process.stderr
+        for stream in (self._stdin, self._stdout):
+            _widen(stream.fileno())
+        self._lines: collections.deque[bytes] = collections.deque(maxlen=_STDERR_LINES)
+        self._listener = threading.Thread(target=self._listen, name="wherry-stderr", daemon=True)
+        self._listener.start()
+
+    def write(self, buffers: Sequence[memoryview]) -> None:
+        """To its stdin."""
+        if self._stdin.closed:
+            raise BrokenPipeError("hung up")
+        frames.write(self._stdin.fileno(), buffers)
+
+    def readinto(self, view: memoryview) -> int:
+        """From its stdout."""
+        return os.readv(self._stdout.fileno(), [view])
+
+    def wait(self, limit_s: float) -> int | None:
+        """Its exit status as subprocess has it."""
+        try:
+            return self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """SIGKILL, also to what it started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, 9)
+
+    def stderr_tail(self) -> str:
+        """The last lines; complete where the process has ended."""
+        if self._process.poll() is not None:
+            self._listener.join(1.0)
+        return b"".join(self._lines).decode(errors="replace").strip()
+
+    def close_input(self) -> None:
+        """Of its stdin."""
+        self._stdin.close()
+
+    def close(self) -> None:
+        """Of its stdout and stderr, after it has ended."""
+        self._process.wait()
+        self._listener.join(1.0)
+        self._stdout.close()
+
+    def _listen(self) -> None:
+        with self._stderr as stream:
+            while line := stream.readline(_STDERR_LINE_BYTES):
+                self._lines.append(line)
+
+
+def _widen(descriptor: int) -> None:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:  # over this user's limit: the pipe stays as it is, slower
+        return

@@ -1,0 +1,79 @@
+"""A local device of its own for each test, and artifacts for the fake runner beside this file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from wherry.artifact import Artifact, Binding
+from wherry.device import DeviceSpec
+from wherry.errors import EnvironmentError_
+from wherry.target import Backend, RuntimeOptions, Target
+from wherry_devices.transport.local import LocalParameters, connect
+
+
+class FakeOptions(RuntimeOptions):
+    behaviour: str = ""
+    sleep_s: float = 0.0
+    ballast_mb: int = 0
+    marker: str = ""
+
+
+@dataclasses.dataclass
+class Services:
+    """`wherry.device.DeviceServices` that make no environment."""
+
+    home: Path
+
+    def environment(self, requirements):
+        raise EnvironmentError_(f"{requirements.packages} cannot be made", remedy="Do not try.")
+
+    def environment_lock(self, requirements):
+        return self.environment(requirements)
+
+
+@dataclasses.dataclass
+class Bench:
+    """What a test needs to host the fake runner."""
+
+    home: Path
+    backend: Backend = dataclasses.field(
+        default_factory=lambda: Backend(
+            name="fake",
+            description="",
+            precisions=("fp32",),
+            runner=Path(__file__).with_name("fake_runner.py"),
+            artifact_format="text",
+            options=FakeOptions,
+        )
+    )
+
+    def services(self):
+        return Services(self.home)
+
+    def device(self, **parameters):
+        spec = DeviceSpec("bench", "local", LocalParameters(**parameters))
+        return connect(spec, self.services())
+
+    def artifact(self, inputs=None, outputs=None, factor=2.0):
+        directory = self.home / "artifact"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "factor.txt").write_text(str(factor))
+        plain = Binding("x", "in0", "float32", (1, 3, 4))
+        return Artifact.from_directory(
+            directory,
+            backend="fake",
+            precision="fp32",
+            format="text",
+            inputs=tuple(inputs or [plain]),
+            outputs=tuple(outputs or [dataclasses.replace(plain, onnx="y", runtime="out0")]),
+        )
+
+    def target(self, **options):
+        return Target("fake", "fp32", "bench", FakeOptions(**options))
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path / "home")

@@ -1,0 +1,114 @@
+"""The board's store: nothing partial under a final name, nothing outside of its folders."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import pytest
+from wherry_devices.agent.board_store import SPARE_BYTES, BoardStore, BoardStoreError
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return BoardStore(tmp_path)
+
+
+def put(store, data, *, name=None, chunk=5):
+    receiver = store.receive(name or digest(data), len(data))
+    pieces = [data[at : at + chunk] for at in range(0, len(data), chunk)] or [b""]
+    return [receiver.write(memoryview(piece)) for piece in pieces]
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("data", [b"", b"12345", b"123456789"])
+def test_a_file_arrives(store, tmp_path, data):
+    assert store.missing([digest(data)]) == [digest(data)]
+    done = put(store, data)
+    assert done[-1] and not any(done[:-1])
+    assert store.missing([digest(data)]) == []
+    assert [path.read_bytes() for path in files(tmp_path)] == [data]
+
+
+def test_a_damaged_file_leaves_nothing(store, tmp_path):
+    with pytest.raises(BoardStoreError, match="what arrived has the sha256"):
+        put(store, b"12345", name=digest(b"54321"))
+    assert files(tmp_path) == []
+
+
+def test_more_than_announced_leaves_nothing(store, tmp_path):
+    receiver = store.receive(digest(b"123"), 3)
+    with pytest.raises(BoardStoreError, match="cannot take the file"):
+        receiver.write(memoryview(b"1234"))
+    assert files(tmp_path) == []
+
+
+def test_a_full_disk_is_refused_before_it_is_written(store, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=SPARE_BYTES + 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(BoardStoreError, match="4 bytes do not fit"):
+        put(store, b"1234")
+    assert put(store, b"123")[-1]
+
+
+def test_half_received_files_of_dead_processes_are_swept(store, tmp_path):
+    put(store, b"kept")
+    receiver = store.receive(digest(b"123"), 3)  # of this process, which lives
+    (tmp_path / "incoming" / "999999999.x").write_bytes(b"1")
+    (tmp_path / "incoming" / "999999998.y").mkdir()
+    store.sweep()
+    assert len(list((tmp_path / "incoming").iterdir())) == 1
+    receiver.close()
+    assert len(list((tmp_path / "incoming").iterdir())) == 0
+    assert store.missing([digest(b"kept")]) == []
+
+
+def test_a_tree_is_made_of_files(store):
+    put(store, b"one")
+    put(store, b"two")
+    wanted = {"a.txt": digest(b"one"), "sub/b.txt": digest(b"two"), "sub/c.txt": digest(b"one")}
+    folder = store.tree(wanted)
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files(folder)}
+    assert found == {"a.txt": b"one", "sub/b.txt": b"two", "sub/c.txt": b"one"}
+    assert store.tree(dict(reversed(wanted.items()))) == folder
+
+
+def test_a_tree_wants_all_its_files(store, tmp_path):
+    put(store, b"one")
+    with pytest.raises(BoardStoreError, match="is not in the board's store"):
+        store.tree({"a": digest(b"one"), "b": digest(b"two")})
+    assert list((tmp_path / "trees").iterdir()) == list((tmp_path / "incoming").iterdir()) == []
+
+
+def test_a_file_that_was_damaged_later_is_sent_again(store, tmp_path):
+    put(store, b"one")
+    (blob,) = files(tmp_path)
+    blob.chmod(0o600)
+    blob.write_bytes(b"eno")
+    with pytest.raises(BoardStoreError, match="was damaged"):
+        store.tree({"a": digest(b"one")})
+    assert store.missing([digest(b"one")]) == [digest(b"one")]
+    put(store, b"one")
+    assert (store.tree({"a": digest(b"one")}) / "a").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("path", ["../a", "/a", "a/../b", "a//b", "", ".", "a/.", "a\0b"])
+def test_no_path_leads_out_of_a_tree(store, path):
+    put(store, b"one")
+    with pytest.raises(BoardStoreError, match="not a path below a folder"):
+        store.tree({path: digest(b"one")})
+
+
+@pytest.mark.parametrize("name", ["../../x", "ab", "", "A" * 64])
+def test_only_hashes_name_files(store, name):
+    with pytest.raises(BoardStoreError, match="not a sha256"):
+        store.receive(name, 1)
+    with pytest.raises(BoardStoreError, match="not a sha256"):
+        store.missing([name])

@@ -1,0 +1,492 @@
+"""The whole way over the local transport: host, agent, runner, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wherry.artifact import Binding
+from wherry.errors import DataError, DeviceError, EnvironmentError_, ToolError
+from wherry.measurement import MeasureSettings
+from wherry.requirements import Requirements
+from wherry_devices.board import Board
+from wherry_devices.channel import AgentEnded, Channel
+from wherry_devices.transport.local import LocalConnection
+
+QUICK = MeasureSettings(warmup_s=0.02, warmup_runs=2, duration_s=0.05, min_runs=5, max_runs=2000)
+SAMPLE = {"x": np.arange(12, dtype=np.float32).reshape(1, 3, 4)}
+
+
+def processes(home):
+    """Id and name of the processes that have to do with ``home``."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                name = (entry / "comm").read_text().strip()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if any(str(home).encode() in word for word in words):
+                found[int(entry.name)] = name
+    return found
+
+
+def eventually(condition, limit_s=15.0):
+    deadline = time.monotonic() + limit_s
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(bench):
+    yield
+    assert eventually(lambda: not processes(bench.home)), processes(bench.home)
+    board = bench.home / "board"
+    assert list(board.glob("runs/*")) == list(board.glob("store/incoming/*")) == []
+    if board.exists():
+        assert bench.device().probe().facts["lease"] is None
+
+
+@pytest.fixture
+def host(bench):
+    """Host the fake runner without a lease: ``with host(behaviour=...) as runner``."""
+    stack = []
+
+    def make(*, lease=False, artifact=None, preprocess=None, parameters=None, **options):
+        session = bench.device(**(parameters or {})).session(lease=lease)
+        stack.append(session)
+        opened = session.__enter__()
+        return opened.host(
+            artifact or bench.artifact(), bench.target(**options), bench.backend, preprocess or {}
+        )
+
+    yield make
+    for session in stack:
+        session.__exit__(None, None, None)
+
+
+def test_probe_tells_what_this_machine_is(bench):
+    info = bench.device().probe()
+    assert info.machine == os.uname().machine and info.cores == os.cpu_count()
+    assert info.memory_bytes > 1 << 28 and not info.emulated
+    assert info.python.startswith("3.") and Path(info.python_executable).is_file()
+    assert len(info.fingerprint) == 64
+    assert bench.device().probe().fingerprint == info.fingerprint
+
+
+def test_samples_come_back_in_order(host):
+    samples = [{"x": np.full((1, 3, 4), index, np.float32)} for index in range(1000)]
+    with host() as runner:
+        outputs = list(runner.infer(samples))
+        assert list(runner.infer([])) == []
+        assert runner.load_ms > 0 and runner.first_ms > 0
+        assert runner.versions == {"numpy": runner.versions["numpy"]}
+    assert len(outputs) == 1000
+    for sample, output in zip(samples, outputs, strict=True):
+        assert np.array_equal(output["y"], 2 * sample["x"])
+
+
+def test_samples_of_changing_shapes_and_sizes(host, bench):
+    big = Binding("x", "in0", "float32", (1, 3, 400, 400))
+    artifact = bench.artifact([big], [dataclasses.replace(big, onnx="y", runtime="out0")])
+    samples = [
+        {"x": np.full((400, 400, 3), i, np.uint8) if i % 3 else np.full(big.shape, i, np.float32)}
+        for i in range(20)
+    ]
+    with host(artifact=artifact, preprocess={"x": {"scale": 0.5}}) as runner:
+        outputs = list(runner.infer(samples))
+    assert [float(output["y"].mean()) for output in outputs] == [float(i) for i in range(20)]
+
+
+def test_layouts_and_types_of_the_runtime(host, bench):
+    taken = Binding("x", "in0", "float16", (1, 3, 2, 4), (0, 2, 3, 1), drop_batch=True)
+    given = dataclasses.replace(taken, onnx="y", runtime="out0")
+    x = np.random.default_rng(0).integers(-50, 50, (1, 3, 2, 4)).astype(np.float32)
+    with host(artifact=bench.artifact([taken], [given])) as runner:
+        (output,) = runner.infer([{"x": x}])
+    assert output["y"].shape == (1, 3, 2, 4)
+    assert np.array_equal(output["y"], 2 * x)
+
+
+def test_pictures_are_normalised_on_the_board_bit_for_bit(host, bench):
+    from wherry import preprocess
+
+    spec = {"scale": 1 / 255, "mean": [0.1307], "std": [0.3081]}
+    taken = Binding("x", "in0", "float32", (1, 1, 28, 28))
+    artifact = bench.artifact([taken], [dataclasses.replace(taken, onnx="y", runtime="out0")])
+    pictures = np.random.default_rng(0).integers(0, 256, (100, 28, 28), dtype=np.uint8)
+    with host(artifact=artifact, preprocess={"x": spec}) as runner:
+        outputs = list(runner.infer({"x": picture} for picture in pictures))
+    for picture, output in zip(pictures, outputs, strict=True):
+        expected = preprocess.apply(picture, spec, (1, 1, 28, 28), "float32")
+        assert np.array_equal(output["y"], np.float32(2) * expected)
+
+
+def test_a_stream_may_be_left_early(host):
+    endless = ({"x": np.full((1, 3, 4), index, np.float32)} for index in range(10**9))
+    with host() as runner:
+        stream = runner.infer(endless)
+        assert next(stream)["y"][0, 0, 0] == 0
+        stream.close()
+        (output,) = runner.infer([SAMPLE])
+        assert np.array_equal(output["y"], 2 * SAMPLE["x"])
+
+
+def test_a_dataset_that_fails_leaves_the_runner_usable(host):
+    def samples():
+        for _ in range(300):
+            yield SAMPLE
+        raise DataError("sample 300 is broken")
+
+    with host() as runner:
+        with pytest.raises(DataError, match="sample 300"):
+            list(runner.infer(samples()))
+        assert len(list(runner.infer([SAMPLE, SAMPLE]))) == 2
+
+
+def test_inputs_of_other_names_are_an_error(host):
+    with host() as runner, pytest.raises(DataError, match=r"\['picture'\].* takes \['x'\]"):
+        list(runner.infer([{"picture": SAMPLE["x"]}]))
+
+
+def test_a_sample_that_does_not_fit_is_an_error(host):
+    with host() as runner, pytest.raises(ToolError, match="5 does not fit"):
+        list(runner.infer([{"x": np.zeros(5, np.float32)}]))
+
+
+def test_timing_is_plausible(host):
+    with host(lease=True, sleep_s=0.01) as runner:
+        timing = runner.time(SAMPLE, MeasureSettings(duration_s=0.5))
+    assert timing.infer_ns.dtype == timing.total_ns.dtype == np.uint64
+    assert 10 <= len(timing.infer_ns) <= 50
+    assert 10e6 <= np.median(timing.infer_ns) < 30e6
+    assert (timing.total_ns > timing.infer_ns).all()
+    assert timing.warmup_runs >= 5 and len(timing.sensors) >= 4
+    times = [reading.time_s for reading in timing.sensors]
+    assert times == sorted(times)
+
+
+def test_nothing_is_timed_without_the_lease(host):
+    with host() as runner, pytest.raises(DeviceError, match="without the lease"):
+        runner.time(SAMPLE, QUICK)
+
+
+def test_peak_memory_is_that_of_the_artifact(host):
+    def peak(ballast_mb):
+        with host(ballast_mb=ballast_mb) as runner:
+            return runner.peak_memory_bytes()
+
+    small, large = peak(0), peak(64)
+    assert small < 30 << 20
+    assert 60 << 20 <= large - small <= 72 << 20
+
+
+def test_what_a_runtime_prints_is_no_frame(host):
+    with host(behaviour="print") as runner:
+        assert len(list(runner.infer([SAMPLE] * 200))) == 200
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("crash", r"crashed with SIGSEGV .*about to die"),
+        ("out of memory", r"crashed with SIGKILL, perhaps .* want of memory"),
+        ("raise", r"failed: ValueError: a bad day"),
+        ("exit", r"ended with status 3"),
+    ],
+)
+def test_a_runner_that_dies_is_named(host, bench, behaviour, words):
+    with (
+        host(behaviour=behaviour) as runner,
+        pytest.raises(ToolError, match=f"(?s)bench: fake fp32 on bench .*{words}"),
+    ):
+        list(runner.infer([SAMPLE] * 1000))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [("crash in load", "SIGSEGV"), ("raise in load", "RuntimeError: the model is not to my taste")],
+)
+def test_an_artifact_that_does_not_load(host, behaviour, words):
+    with pytest.raises(ToolError, match=words), host(behaviour=behaviour):
+        pass
+
+
+def test_a_runner_that_hangs_is_ended(host):
+    begun = time.monotonic()
+    with (
+        host(behaviour="hang", parameters={"limit_s": 2.0}) as runner,
+        pytest.raises(ToolError, match=r"no answer within 2 s and was ended"),
+    ):
+        list(runner.infer([SAMPLE]))
+    assert time.monotonic() - begun < 15
+
+
+def test_the_runner_is_closed(host, tmp_path):
+    with host(marker=str(tmp_path / "closed")):
+        pass
+    assert (tmp_path / "closed").read_text() == "closed"
+
+
+def test_files_are_sent_once(bench):
+    blobs = bench.home / "board" / "store" / "blobs"
+    with bench.device().session(lease=False) as session:
+        with session.host(bench.artifact(), bench.target(), bench.backend, {}):
+            before = {path.name: path.stat().st_mtime_ns for path in blobs.iterdir()}
+        with session.host(bench.artifact(factor=3.0), bench.target(), bench.backend, {}) as runner:
+            (output,) = runner.infer([SAMPLE])
+            assert np.array_equal(output["y"], 3 * SAMPLE["x"])
+    after = {path.name: path.stat().st_mtime_ns for path in blobs.iterdir()}
+    assert len(after) == len(before) + 1 == 4
+    assert before.items() <= after.items()
+
+
+def test_large_files_arrive_whole(bench, tmp_path):
+    import hashlib
+
+    data = np.random.default_rng(0).bytes((3 << 20) + 17)
+    (tmp_path / "large").write_bytes(data)
+    (tmp_path / "empty").write_bytes(b"")
+    files = {
+        f"sub folder/{name}": (hashlib.sha256(content).hexdigest(), tmp_path / name)
+        for name, content in (("large", data), ("empty", b""))
+    }
+    board = Board(LocalConnection(bench.services()), "bench")
+    try:
+        folder = Path(board.ship(files))
+    finally:
+        board.close()
+    assert (folder / "sub folder" / "large").read_bytes() == data
+    assert (folder / "sub folder" / "empty").read_bytes() == b""
+
+
+def test_a_file_that_is_not_what_it_says_is_refused(bench, tmp_path):
+    (tmp_path / "file").write_bytes(b"1234")
+    board = Board(LocalConnection(bench.services()), "bench")
+    try:
+        with pytest.raises(DeviceError, match="what arrived has the sha256"):
+            board.ship({"file": ("0" * 64, tmp_path / "file")})
+    finally:
+        board.close()
+
+
+def test_commands_run_on_the_board(bench):
+    board = Board(LocalConnection(bench.services()), "bench")
+    try:
+        argv = ["/bin/sh", "-c", 'echo "$1 $GREETING"; exit 3', "sh", "a; 'b' $(c)"]
+        answer = board.execute(argv, limit_s=30, environment={"GREETING": "hello"})
+        assert answer["output"] == "a; 'b' $(c) hello\n" and answer["status"] == 3
+        slow = board.execute(["/bin/sh", "-c", "sleep 600 & wait"], limit_s=0.2)
+        assert slow["timed_out"] and slow["status"] == -signal.SIGKILL
+        with pytest.raises(DeviceError, match="No such file"):
+            board.execute(["/no/such/program"], limit_s=5)
+        assert board.sensors().values["memory_available_bytes"] > 0
+    finally:
+        board.close()
+
+
+def test_two_sessions_contend_for_the_lease(bench):
+    said = []
+    with bench.device().session() as first:
+        assert first.info.facts["lease"]["process"] == os.getpid()
+        with (
+            pytest.raises(DeviceError, match=rf"in use by .*process {os.getpid()}.*waited 0.3 s"),
+            bench.device(wait_s=0.3).session(report=said.append),
+        ):
+            pass
+        with bench.device().session(lease=False):  # parity needs no lease
+            pass
+    assert len(said) == 1 and "waiting" in said[0]
+    with bench.device(wait_s=0).session():
+        pass
+
+
+def test_a_lease_is_waited_for(bench):
+    waiting, had = threading.Event(), []
+
+    def second():
+        with bench.device().session(report=lambda _: waiting.set()):
+            had.append(time.monotonic())
+
+    with bench.device().session():
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(15)
+        released = time.monotonic()
+    thread.join(15)
+    assert had and had[0] >= released
+
+
+HOST = """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from conftest import Bench
+    import numpy as np
+    bench = Bench(Path({home!r}))
+    with bench.device().session() as session:
+        with session.host(
+            bench.artifact(), bench.target(behaviour={behaviour!r}), bench.backend, {{}}
+        ) as runner:
+            print("ready", flush=True)
+            sample = {{"x": np.zeros((1, 3, 4), np.float32)}}
+            while True:
+                list(runner.infer([sample] * 1000))
+"""
+
+
+@pytest.mark.parametrize("behaviour", ["", "hang"])
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_host_leaves_no_process_and_no_lock(bench, behaviour, ending):
+    code = HOST.format(tests=str(Path(__file__).parent), home=str(bench.home), behaviour=behaviour)
+    host = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert host.stdout.readline() == b"ready\n"
+    agents = [name for pid, name in processes(bench.home).items() if pid != host.pid]
+    assert agents == ["wherry-agent"] * 2
+    host.send_signal(ending)
+    host.wait()
+    host.stdout.close()
+    assert eventually(lambda: not processes(bench.home)), processes(bench.home)
+    with bench.device(wait_s=0).session():
+        pass
+
+
+def agent_of(bench, role):
+    for pid in processes(bench.home):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if role in words:
+            return pid
+    raise AssertionError(f"no {role} agent runs")
+
+
+def test_a_service_agent_that_dies_ends_the_session(bench):
+    with (
+        pytest.raises(DeviceError, match="the device was lost"),
+        bench.device().session() as session,
+        session.host(bench.artifact(), bench.target(), bench.backend, {}) as runner,
+    ):
+        os.kill(agent_of(bench, "service"), signal.SIGKILL)
+        runner.time(SAMPLE, QUICK)
+
+
+def test_what_a_dead_service_left_is_ended_by_the_next_holder(bench):
+    with bench.device().session() as session:
+        hosting = session.host(bench.artifact(), bench.target(), bench.backend, {})
+        hosting.__enter__()
+        orphan = agent_of(bench, "run")
+        os.kill(agent_of(bench, "service"), signal.SIGKILL)
+        with bench.device(wait_s=10).session():
+            assert eventually(lambda: orphan not in processes(bench.home))
+        with pytest.raises(DeviceError, match="the device was lost"):
+            hosting.__exit__(None, None, None)
+
+
+def test_a_runner_whose_lease_was_lost_times_nothing(bench):
+    """Also where the host has not noticed: the agent looks for itself."""
+    with (
+        bench.device().session() as session,
+        session.host(bench.artifact(), bench.target(), bench.backend, {}) as runner,
+    ):
+        session._board.token = "stale"
+        with pytest.raises(ToolError, match="lease of the board is no longer ours"):
+            runner.time(SAMPLE, QUICK)
+
+
+def test_a_silent_agent_is_given_up(bench):
+    board = Board(LocalConnection(bench.services()), "bench", silence_s=0.6)
+    try:
+        os.kill(board.pid, signal.SIGSTOP)
+        with pytest.raises(DeviceError, match=r"lost: it was silent for 0\.6 s"):
+            board.sensors()
+    finally:
+        board.close()
+
+
+def test_an_agent_whose_host_is_silent_ends(bench):
+    connection = LocalConnection(bench.services())
+    lease = str(bench.home / "board" / "lease")
+    channel = Channel(connection, "", ["service", "--lease", lease, "--silence", "0.3"])
+    try:
+        assert channel.receive(30).header["op"] == "hello"
+        with pytest.raises(AgentEnded) as ended:
+            channel.receive(30)
+        assert ended.value.status == 1
+        assert "the host was silent for 0.3 s" in ended.value.stderr
+    finally:
+        channel.close(0)
+
+
+def test_what_is_no_frame_ends_the_agent(bench):
+    connection = LocalConnection(bench.services())
+    lease = str(bench.home / "board" / "lease")
+    channel = Channel(connection, "", ["service", "--lease", lease, "--silence", "30"])
+    try:
+        channel.receive(30)
+        channel._process.write([memoryview(b"HTTP/1.1 400 Bad Request\r\n\r\n")])
+        with pytest.raises(AgentEnded) as ended:
+            channel.receive(30)
+        assert "expected a frame, found b'HTTP" in ended.value.stderr
+    finally:
+        channel.close(0)
+
+
+class Noisy(LocalConnection):
+    """A board whose login shell prints, and, on demand, nothing but that."""
+
+    words = "Welcome to the board!\\nwherry-bootstrap is a word, too\\n"
+    only = False
+
+    def start(self, argv):
+        script = f"printf '{self.words}'; " + ("" if self.only else 'exec "$@"')
+        return super().start(["/bin/sh", "-c", script, "sh", *argv])
+
+
+def test_what_a_login_shell_prints_is_skipped(bench):
+    board = Board(Noisy(bench.services()), "bench")
+    assert board.call("probe")["board"]["cores"] == os.cpu_count()
+    board.close()
+
+
+def test_a_board_without_python_is_told(bench):
+    connection = Noisy(bench.services())
+    connection.only = True
+    with pytest.raises(DeviceError, match=r"the agent did not start; it said b'"):
+        Board(connection, "bench")
+
+
+def test_an_interpreter_that_cannot_be_started_is_told(bench):
+    connection = LocalConnection(bench.services())
+    connection.python = "/no/such/python3"
+    with pytest.raises(DeviceError, match="cannot start /no/such/python3"):
+        Board(connection, "bench")
+
+
+def test_a_runtime_that_cannot_be_provided(bench):
+    wanted = (Requirements(("nonsense==1",)), Requirements(("nonsense==2",)))
+    backend = dataclasses.replace(bench.backend, runtime=wanted)
+    with bench.device().session(lease=False) as session:
+        with pytest.raises(EnvironmentError_, match=r"nonsense==1.*nonsense==2"):
+            session.runtime_lock(backend)
+        with (
+            pytest.raises(EnvironmentError_, match=r"nonsense==1.*nonsense==2.*Do not try"),
+            session.host(bench.artifact(), bench.target(), backend, {}),
+        ):
+            pass
+        assert session.runtime_lock(bench.backend) == session.runtime_lock(bench.backend)
+    with pytest.raises(EnvironmentError_):
+        bench.device().provision(wanted[:1])
