@@ -134,12 +134,14 @@ class _Composer:
         section = self.definition(form)
         own = section["properties"]
         own[key]["enum"] = list(known)
-        section["allOf"] = []
+        branches: list[Schema] = []
         for name, parameters in known.items():
             branch = copy.deepcopy(self.definition(parameters))
             branch["properties"] = dict.fromkeys(own, True) | branch.get("properties", {})
             condition = {"properties": {key: {"const": name}}, "required": [key]}
-            section["allOf"].append({"if": condition, "then": branch})
+            branches.append({"if": condition, "then": branch})
+        if branches:
+            section["allOf"] = branches
 
     def metrics(self) -> None:
         """Metrics in their list, and their names in gates."""

@@ -216,7 +216,7 @@ class _Reader:
             name: tuple(said.shape) for name, said in form.inputs.items() if said.shape is not None
         }
         preprocess = {
-            name: said.preprocess.model_dump(exclude_unset=True)
+            name: said.preprocess.values()
             for name, said in form.inputs.items()
             if said.preprocess is not None
         }

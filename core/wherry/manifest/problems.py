@@ -116,12 +116,29 @@ def validate(
         for key in [key for key in plain if key not in names]:
             problems.add(root.at((*path, key)), *unknown_key(key, names))
             del plain[key]
+    text = json.dumps(plain)
     try:
-        # The strict mode for JSON is the one that takes "a/b" for a Path and a list for a tuple.
-        return model.model_validate_json(json.dumps(plain), strict=True)
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        _explain(error, model, root, path, problems)
-        return None
+        # Below a validator of a plugin the strict mode refuses lists for tuples and text for paths
+        # too; only what it says of scalars counts.
+        found = [
+            details
+            for details in error.errors(include_url=False)
+            if details["type"] in _SCALARS and isinstance(details["input"], str | int | float)
+        ]
+    try:
+        made = model.model_validate_json(text)
+    except ValidationError as error:
+        found += error.errors(include_url=False)
+    else:
+        if not found:
+            return made
+    _explain(found, model, root, path, problems)
+    return None
+
+
+_SCALARS = frozenset({"int_type", "int_from_float", "float_type", "bool_type", "string_type"})
 
 
 def key_names(model: type[BaseModel]) -> list[str]:
@@ -137,11 +154,15 @@ def key_names(model: type[BaseModel]) -> list[str]:
 
 
 def _explain(
-    error: ValidationError, model: type[BaseModel], root: Node, path: Path, problems: Problems
+    findings: Iterable[ErrorDetails],
+    model: type[BaseModel],
+    root: Node,
+    path: Path,
+    problems: Problems,
 ) -> None:
     """Note pydantic's findings; those of a union's members on one value become one sentence."""
     found: dict[Path, list[ErrorDetails]] = {}
-    for details in error.errors(include_url=False):
+    for details in findings:
         loc = details["loc"]
         whole: Path = (*path, *loc)
         if details["type"] == "extra_forbidden":
@@ -154,8 +175,8 @@ def _explain(
             problems.add(root.at(whole), f"{show(loc[-1])} is missing", remedy)
         else:
             found.setdefault(whole[: root.find(whole)[1]], []).append(details)
-    for place, findings in found.items():
-        problems.add(root.at(place), *_sentence(dotted(place), findings, model))
+    for place, reasons in found.items():
+        problems.add(root.at(place), *_sentence(dotted(place), reasons, model))
 
 
 def _sentence(
@@ -223,7 +244,7 @@ def _wanted(kind: str, original: str, context: Mapping[str, Any]) -> str:
     }
     if kind in templates:
         return templates[kind].format(**context)
-    return re.sub(r"^(?:Input|Value|Data) should\b", "must", original)
+    return re.sub(r"^[A-Z][a-z]+ should\b", "must", original)
 
 
 def dotted(path: Sequence[str | int]) -> str:

@@ -22,11 +22,15 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from wherry.data.spec import PreprocessSpec
+
 VERSION = 1
 """The version of the manifest's form that this wherry reads."""
 
-ROLES = ("calibration", "evaluation", "training")
+Role = Literal["calibration", "evaluation", "training"]
 """What data is for."""
+
+ROLES: tuple[str, ...] = get_args(Role)
 
 T = TypeVar("T")
 
@@ -78,37 +82,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Preprocess(Section):
-    """How a raw sample becomes an input: ``(value * scale - mean) / std``, in float32."""
-
-    scale: Finite = Field(default=1.0, description="factor of the raw values")
-    mean: list[Finite] = Field(
-        default=[], min_length=1, description="taken off, one for all or one a channel"
-    )
-    std: list[Finite] = Field(
-        default=[], min_length=1, description="divided by, one for all or one a channel"
-    )
-    layout: Literal["nchw", "nhwc"] = Field(
-        default="nchw", description="order of the axes of the model's input"
-    )
-    channels: Literal["rgb", "bgr"] = Field(
-        default="rgb", description="order of the colours that the model was trained with"
-    )
-
-    @model_validator(mode="after")
-    def _not_zero(self) -> Self:
-        if 0 in self.std:
-            raise ValueError("std must not hold 0: it is divided by")
-        return self
-
-
 class Input(Section):
     """One input of the model."""
 
     shape: Given[Annotated[list[Axis], Field(max_length=16)]] = Field(
         default=None, description="its static shape, where the model leaves axes open"
     )
-    preprocess: Given[Preprocess] = Field(
+    preprocess: Given[PreprocessSpec] = Field(
         default=None, description="how raw samples become this input"
     )
 
@@ -314,7 +294,7 @@ class ManifestForm(Seed):
         default=[], description="files whose keys are taken where this one does not give them"
     )
     model: ModelForm = Field(description="what is deployed")
-    data: dict[Literal["calibration", "evaluation", "training"], DataForm] = Field(
+    data: dict[Role, DataForm] = Field(
         default_factory=dict, description="the data, by what it is for"
     )
     metrics: list[Any] = Field(
