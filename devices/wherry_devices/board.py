@@ -80,6 +80,14 @@ class Board:
         """Raise `DeviceError` if the board was lost."""
         self.call("ping")
 
+    def probe(self) -> Mapping[str, Any]:
+        """What the board is, JSON values; of its lease only who holds it, in words."""
+        found = dict(self.call("probe")["board"])
+        facts = dict(found["facts"])
+        lease = facts.pop("lease")
+        facts["in_use_by"] = None if lease is None else describe_holder(lease)
+        return {**found, "facts": facts}
+
     def sensors(self) -> Sensors:
         """Read the sensors now."""
         return as_sensors(self.call("sensors")["reading"])

@@ -58,7 +58,7 @@ class BoardDevice:
         return self._name
 
     def probe(self) -> BoardInfo:
-        """What the board is; ``facts["lease"]`` says who holds it, if anyone does."""
+        """What the board is; ``facts["in_use_by"]`` says who holds it, if anyone does."""
         with self.session(lease=False) as session:
             return session.info
 
@@ -100,7 +100,7 @@ class BoardSession:
         self._connection = connection
         self._board = board
         self._limit_s = limit_s
-        self._info = board_info(board.call("probe")["board"])
+        self._info = board_info(board.probe())
 
     @property
     def info(self) -> BoardInfo:

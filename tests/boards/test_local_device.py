@@ -55,7 +55,7 @@ def nothing_is_left(bench):
     board = bench.home / "board"
     assert list(board.glob("runs/*")) == list(board.glob("store/incoming/*")) == []
     if board.exists():
-        assert bench.device().probe().facts["lease"] is None
+        assert bench.device().probe().facts["in_use_by"] is None
 
 
 @pytest.fixture
@@ -299,7 +299,8 @@ def test_commands_run_on_the_board(bench):
 def test_two_sessions_contend_for_the_lease(bench):
     said = []
     with bench.device().session() as first:
-        assert first.info.facts["lease"]["process"] == os.getpid()
+        assert f"(process {os.getpid()})" in first.info.facts["in_use_by"]
+        assert bench.device().probe().facts["in_use_by"] is not None
         with (
             pytest.raises(DeviceError, match=rf"in use by .*process {os.getpid()}.*waited 0.3 s"),
             bench.device(wait_s=0.3).session(report=said.append),

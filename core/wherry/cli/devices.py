@@ -1,0 +1,240 @@
+"""``wherry devices list|probe|setup``: which boards there are, what they are, their runtimes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wherry.errors import DeviceError, EnvironmentError_, UsageError, WherryError
+
+if TYPE_CHECKING:
+    from wherry.device import Device, DeviceSpec
+    from wherry.engine.environments import Environments
+    from wherry.host import Host
+    from wherry.inventory import Inventory
+    from wherry.requirements import Requirements
+
+_AT_ONCE = 32  # devices that are asked at the same time
+
+
+def devices_list(host: Host | None = None) -> list[dict[str, Any]]:
+    """List the devices of the inventory and ask each for its state.
+
+    Returns:
+        JSON values per device: ``name``, ``transport``, ``tags``, ``location`` (where it is
+        written), ``state`` (``free``, ``in use``, ``unreachable``), ``detail`` (who uses it, or
+        why it cannot be reached).
+    """
+    bench = _Bench.open(host)
+    rows = []
+    for spec, found in bench.probe_all(bench.inventory.devices):
+        if isinstance(found, WherryError):
+            state, detail = "unreachable", str(found)
+        else:
+            user = found["facts"].get("in_use_by")
+            state, detail = ("in use", user) if user else ("free", "")
+        rows.append(
+            {
+                "name": spec.name,
+                "transport": spec.transport,
+                "tags": list(spec.tags),
+                "location": bench.inventory.location(spec.name),
+                "state": state,
+                "detail": detail,
+            }
+        )
+    return rows
+
+
+def devices_probe(names: Sequence[str] = (), host: Host | None = None) -> dict[str, Any]:
+    """Find out what devices are.
+
+    Args:
+        names: which; none: all of the inventory.
+        host: the loaded plugins; None: load them.
+
+    Returns:
+        Per name the fields of `wherry.device.BoardInfo`, or ``error`` alone.
+    """
+    bench = _Bench.open(host)
+    return {
+        spec.name: {"error": str(found)} if isinstance(found, WherryError) else found
+        for spec, found in bench.probe_all(names or bench.inventory.devices)
+    }
+
+
+def devices_setup(
+    names: Sequence[str] = (),
+    *,
+    backends: Sequence[str] = (),
+    host: Host | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Provide the backends' runtimes on devices ahead of time.
+
+    Args:
+        names: which devices; none: all of the inventory.
+        backends: which backends; none: all that have a runtime.
+        host: the loaded plugins; None: load them.
+        progress: told what is being done.
+
+    Returns:
+        JSON values per device and backend: ``device``, ``backend``, and ``python`` (the
+        interpreter on the board that has the runtime) or ``error``.
+    """
+    bench = _Bench.open(host)
+    known = bench.host.backends
+    chosen = [_known(name, known, "backend") for name in backends] or list(known)
+    rows: list[dict[str, Any]] = []
+    for spec in bench.specs(names or bench.inventory.devices):
+        device = bench.device(spec)
+        for backend in chosen:
+            if progress is not None:
+                progress(f"{spec.name}: {backend}")
+            row: dict[str, Any] = {"device": spec.name, "backend": backend}
+            try:
+                row["python"] = device.provision(known[backend].runtime)
+            except WherryError as error:
+                row["error"] = str(error)
+            rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The inventory, and what a transport is lent to reach it (`wherry.device.DeviceServices`)."""
+
+    host: Host
+    inventory: Inventory
+    environments: Environments
+    home: Path
+
+    @classmethod
+    def open(cls, host: Host | None) -> _Bench:
+        from wherry.engine.environments import Environments
+        from wherry.home import home
+        from wherry.host import Host
+        from wherry.inventory import load_inventory
+
+        host = host or Host.load()
+        return cls(host, load_inventory(Path.cwd(), host), Environments(home()), home())
+
+    def environment(self, requirements: Requirements) -> Path:
+        return self.environments.ensure(requirements)
+
+    def environment_lock(self, requirements: Requirements) -> str:
+        return self.environments.lock(requirements).sha256
+
+    def device(self, spec: DeviceSpec) -> Device:
+        return self.host.transports[spec.transport].connect(spec, self)
+
+    def specs(self, names: Iterable[str]) -> list[DeviceSpec]:
+        devices = self.inventory.devices
+        return [devices[_known(name, devices, "device")] for name in names]
+
+    def probe_all(
+        self, names: Iterable[str]
+    ) -> list[tuple[DeviceSpec, dict[str, Any] | WherryError]]:
+        """Each device with what it is, or why it could not be asked; all at the same time."""
+
+        def probe(spec: DeviceSpec) -> dict[str, Any] | WherryError:
+            try:
+                return asdict(self.device(spec).probe())
+            except WherryError as error:
+                return error
+
+        specs = self.specs(names)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(zip(specs, pool.map(probe, specs), strict=True))
+
+
+def _known(name: str, among: Collection[str], kind: str) -> str:
+    if name not in among:
+        near = difflib.get_close_matches(name, among, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise UsageError(
+            f"there is no {kind} {name!r}",
+            remedy=f"{hint}There are: {', '.join(among) or 'none'}.",
+        )
+    return name
+
+
+@click.group(name="devices", short_help="List, probe and set up boards.")
+def command() -> None:
+    """Look at the boards: `local`, and those of devices.yaml here and in the config folder."""
+
+
+@command.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
+    """List the devices and their state: free, in use (by whom), unreachable (why)."""
+    rows = devices_list()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    columns = ("name", "transport", "tags", "state", "detail", "location")
+    _table(columns, [{**row, "tags": ", ".join(row["tags"])} for row in rows])
+
+
+@command.command(name="probe")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probe_(names: tuple[str, ...], as_json: bool) -> None:
+    """Find out what the devices are: all of them, or those named."""
+    found = devices_probe(names)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        for name, board in found.items():
+            click.echo(name)
+            for key, value in {**board, **board.get("facts", {})}.items():
+                if key != "facts" and value not in (None, "", {}):
+                    click.echo(f"  {key}: {value}")
+    lost = [name for name, board in found.items() if "error" in board]
+    if lost:
+        raise DeviceError(f"could not probe {', '.join(lost)}", remedy="See above for why.")
+
+
+@command.command(name="setup")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--backend", "backends", multiple=True, help="Only this backend; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def setup_(names: tuple[str, ...], backends: tuple[str, ...], as_json: bool) -> None:
+    """Provide the backends' runtimes ahead of time, so that no run waits for them."""
+
+    def progress(text: str) -> None:
+        click.echo(f"setting up {text}", err=True)
+
+    rows = devices_setup(names, backends=backends, progress=progress)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        _table(
+            ("device", "backend", "runtime"),
+            [{**row, "runtime": row.get("python") or row["error"]} for row in rows],
+        )
+    failed = [f"{row['backend']} on {row['device']}" for row in rows if "error" in row]
+    if failed:
+        raise EnvironmentError_(
+            f"could not provide {', '.join(failed)}", remedy="See above for why."
+        )
+
+
+def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(row[column])) for column in columns))
+    Console().print(table)
