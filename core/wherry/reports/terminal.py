@@ -34,7 +34,7 @@ def print_record(record: RunRecord, console: Console) -> None:
         results = [r for r in values["results"] if r["target"]["device"] == device]
         measured = [r for r in results if r["status"] == "ok"]
         if measured:
-            console.print(_table(device, measured, values))
+            console.print(_table(device, measured, values, console.width))
         for result in results:
             if result["status"] != "ok":
                 line = f"{result['status']}: {name_of(result)}: {result['error']}"
@@ -87,7 +87,11 @@ def bytes_text(count: int | None) -> str:
     return f"{size:.1f} GB"
 
 
-def _table(device: str, results: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> Table:
+def _table(
+    device: str, results: Sequence[Mapping[str, Any]], values: Mapping[str, Any], width: int
+) -> Table:
+    """On a narrow terminal the memory and then the interval are left out; files have both."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
@@ -95,46 +99,58 @@ def _table(device: str, results: Sequence[Mapping[str, Any]], values: Mapping[st
     title = f"{device}: {board.get('model') or board.get('cpu') or 'unknown board'}"
     present = "".join(marks(result) for result in results)
     caption = "   ".join(f"{sign} {text}" for sign, text in LEGEND.items() if sign in present)
-    table = Table(title=escape(title), caption=escape(caption), title_justify="left", box=_box())
-    for column in ("variant", "backend", "precision"):
-        table.add_column(column)
+    table = Table(
+        title=escape(title),
+        caption=escape(caption),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     several = len({r["target"]["options"].get("threads", 1) for r in results}) > 1
-    if several:
-        table.add_column("threads", justify="right")
     names = [metric["name"] for metric in values["metrics"]]
-    for column in ("median ms", "95 %", "vs fp32", *names, "size", "memory"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    for result in results:
-        latency, target = result["latency"], result["target"]
-        low, high = latency["ci95_ms"]
-        speedup = result["speedup_vs_fp32"]
-        cells = [
-            result["variant"],
-            target["backend"],
-            target["precision"],
-            *([str(target["options"].get("threads", 1))] if several else []),
-            f"{latency['median_ms']:.3f}",
-            f"{low:.3f}-{high:.3f}",
-            f"x{speedup:.2f}" if speedup is not None else "-",
-            *(metric_text(result["metrics"].get(name)) for name in names),
-            bytes_text(result["size_bytes"]),
-            bytes_text(result["peak_memory_bytes"]),
-            marks(result),
-        ]
-        table.add_row(*(escape(cell) for cell in cells))
+    rows = [_cells(result, names) for result in results]
+    left_out = {"threads"} if not several else set()
+    needed = sum(max(len(head), *(len(row[head]) for row in rows)) + 1 for head in rows[0])
+    for head in ("memory", "95 %"):
+        if needed > width:
+            left_out.add(head)
+            needed -= max(len(head), *(len(row[head]) for row in rows)) + 1
+    for head in rows[0]:
+        if head not in left_out:
+            words = head in {"variant", "backend", "precision", ""}
+            table.add_column(
+                escape(head), justify="left" if words else "right", no_wrap=head != "variant"
+            )
+    for row in rows:
+        table.add_row(*(escape(text) for head, text in row.items() if head not in left_out))
     return table
+
+
+def _cells(result: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, str]:
+    """A line of the table by the heads of its columns."""
+    latency, target = result["latency"], result["target"]
+    low, high = latency["ci95_ms"]
+    speedup = result["speedup_vs_fp32"]
+    return {
+        "variant": result["variant"],
+        "backend": target["backend"],
+        "precision": target["precision"],
+        "threads": str(target["options"].get("threads", 1)),
+        "median ms": f"{latency['median_ms']:.3f}",
+        "95 %": f"{low:.3f}-{high:.3f}",
+        "vs fp32": f"x{speedup:.2f}" if speedup is not None else "-",
+        **{name: metric_text(result["metrics"].get(name)) for name in metrics},
+        "size": bytes_text(result["size_bytes"]),
+        "memory": bytes_text(result["peak_memory_bytes"]),
+        "": marks(result),
+    }
 
 
 def metric_text(value: float | None) -> str:
     """Four significant digits, or a dash."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def _box() -> Any:
-    from rich import box
-
-    return box.SIMPLE
 
 
 def _print_front(values: Mapping[str, Any], console: Console) -> None:
