@@ -20,7 +20,7 @@ VERBS: Mapping[str, str] = {
     "report": "Show or convert the report of a run.",
     "devices": "List, probe and set up boards.",
     "plugins": "List the plugins and what they provide.",
-    "doctor": "Check this machine, the plugins and their environments.",
+    "doctor": "Check this machine, the plugins, their environments.",
     "cache": "Look into the store and tidy it.",
     "schema": "Print the manifest's JSON Schema.",
 }
