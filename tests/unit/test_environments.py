@@ -396,11 +396,16 @@ def test_removal_takes_the_long_unused_and_the_half_made(environments):
     (half / ".wherry-complete").unlink()
     long_ago = time.time() - 40 * 86400
     os.utime(old / ".wherry-complete", (long_ago, long_ago))
-    assert {gone.directory for gone in environments.remove(dry_run=True)} == {old, half}
+    month = timedelta(days=30)
+    would_go = environments.remove(unused_for=month, dry_run=True)
+    assert {gone.directory for gone in would_go} == {old, half}
     assert old.exists()
-    assert {gone.directory for gone in environments.remove()} == {old, half}
+    assert {gone.directory for gone in environments.remove()} == {half}
+    (gone,) = environments.remove(unused_for=month)
+    assert gone.directory == old
+    assert gone.size_bytes > 1000
     assert [found.directory for found in environments] == [used]
-    assert environments.remove() == []
+    assert environments.remove(unused_for=month) == []
 
 
 def test_asking_for_an_environment_is_using_it(environments):
@@ -408,7 +413,7 @@ def test_asking_for_an_environment_is_using_it(environments):
     long_ago = time.time() - 40 * 86400
     os.utime(directory / ".wherry-complete", (long_ago, long_ago))
     environments.ensure(DEMO)
-    assert environments.remove() == []
+    assert environments.remove(unused_for=timedelta(days=30)) == []
 
 
 def test_an_environment_that_is_being_made_is_not_removed(environments):

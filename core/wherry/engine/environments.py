@@ -65,17 +65,14 @@ class Environment:
         lock: sha256 of its lock; None: it was never completed.
         packages: its pins, ``name==version``.
         last_used: when a run last asked for it.
+        size_bytes: see `disk_usage`.
     """
 
     directory: Path
     lock: str | None
     packages: tuple[str, ...]
     last_used: datetime
-
-    @property
-    def size_bytes(self) -> int:
-        """See `disk_usage`."""
-        return disk_usage([self.directory])
+    size_bytes: int
 
 
 class Environments:
@@ -182,25 +179,29 @@ class Environments:
 
     def __iter__(self) -> Iterator[Environment]:
         """All environments on the disk, half-made ones too."""
-        for directory in sorted(self.root.glob("[0-9a-f]*")):
-            if directory.is_dir():
-                yield _describe(directory)
+        return map(_describe, self._directories())
 
     def remove(
-        self, *, unused_for: timedelta = timedelta(days=30), dry_run: bool = False
+        self, *, unused_for: timedelta | None = None, dry_run: bool = False
     ) -> list[Environment]:
-        """Remove the environments that no run has asked for in this time, and half-made ones.
+        """Remove half-made environments, and those that no run has asked for lately.
+
+        Args:
+            unused_for: how long not; None: only the half-made ones go.
+            dry_run: only say which would go.
 
         Returns:
             Those that were removed, or would be.
         """
-        before = datetime.now(UTC) - unused_for
+        now = datetime.now(UTC)
         gone = []
-        for directory in [found.directory for found in self]:
+        for directory in self._directories():
             try:
                 with self._files(), hold(directory.with_suffix(".lock"), wait=False, remove=True):
                     found = _describe(directory)  # as it is now that nobody changes it
-                    if found.lock is not None and found.last_used > before:
+                    if found.lock is not None and (
+                        unused_for is None or now - found.last_used < unused_for
+                    ):
                         continue
                     gone.append(found)
                     if not dry_run:
@@ -208,6 +209,9 @@ class Environments:
             except TakenError:  # it is being made
                 continue
         return gone
+
+    def _directories(self) -> list[Path]:
+        return sorted(path for path in self.root.glob("[0-9a-f]" * 16) if path.is_dir())
 
     def _directory(self, lock: Lock) -> Path:
         return self.root / lock.sha256[:16]
@@ -416,6 +420,7 @@ def _describe(directory: Path) -> Environment:
         lock,
         tuple(_installed(directory)),
         datetime.fromtimestamp(about.st_mtime, UTC),
+        disk_usage([directory]),
     )
 
 

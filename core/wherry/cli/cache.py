@@ -1,0 +1,336 @@
+"""``wherry cache``: what the store holds, why a step ran again, tidying up, checking."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wherry.errors import StoreError
+from wherry.home import home
+
+if TYPE_CHECKING:
+    from wherry.entry import Entry
+    from wherry.store import Store
+
+_UNUSED = timedelta(days=30)
+_SHOWN_DIGITS = 12
+_SHOWN_CHARS = 60
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BYTES |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def cache_list(kind: str | None = None) -> list[dict[str, Any]]:
+    """List the store's entries, the last used first.
+
+    Args:
+        kind: of the step (``convert``, ``measure``, ...); None: all.
+
+    Returns:
+        JSON values: ``key``, ``kind``, ``parts``, ``created``, ``last_used``, ``duration_s``,
+        ``size_bytes``, ``files`` (name to sha256), ``directory``.
+    """
+    entries = sorted(_store().entries(kind), key=lambda entry: entry.last_used, reverse=True)
+    return [_as_json(entry) for entry in entries]
+
+
+def cache_explain(key: str) -> dict[str, Any]:
+    """Say what a key was made of, and in what it differs from the nearest other of its kind.
+
+    Args:
+        key: the first digits of its digest, enough to be the only one.
+
+    Returns:
+        JSON values: ``entry`` as in `cache_list`; ``nearest`` too, or None; ``differences``:
+        ``part``, ``here`` and ``there``, JSON as text, None where a key has no such part.
+
+    Raises:
+        UsageError: there is no such key, or there are several.
+    """
+    from dataclasses import asdict
+
+    from wherry.housekeeping import explain
+
+    found = explain(_store(), key)
+    return {
+        "entry": _as_json(found.entry),
+        "nearest": None if found.nearest is None else _as_json(found.nearest),
+        "differences": [asdict(difference) for difference in found.differences],
+    }
+
+
+def cache_gc(
+    max_age: timedelta | None = None, max_size: int | None = None, *, dry_run: bool = False
+) -> dict[str, Any]:
+    """Remove what is no longer used: entries, the least recently used first, and environments.
+
+    What a run that is going on uses stays. Without a limit, what no run has used for 30 days goes.
+
+    Args:
+        max_age: entries and environments that no run has used for longer go.
+        max_size: of all entries together, bytes.
+        dry_run: only say what would go.
+
+    Returns:
+        JSON values: ``removed`` as in `cache_list`; ``damaged``, folders; ``environments``:
+        ``directory``, ``packages``, ``size_bytes``; ``freed_bytes``, ``kept_bytes``, ``in_use``.
+    """
+    from wherry.engine.environments import Environments
+    from wherry.housekeeping import gc
+
+    if max_age is None and max_size is None:
+        max_age = _UNUSED
+    collected = gc(_store(), max_age=max_age, max_bytes=max_size, dry_run=dry_run)
+    environments: list[dict[str, Any]] = [
+        {
+            "directory": str(found.directory),
+            "packages": list(found.packages),
+            "size_bytes": found.size_bytes,
+        }
+        for found in Environments(home()).remove(unused_for=max_age, dry_run=dry_run)
+    ]
+    return {
+        "removed": [_as_json(entry) for entry in collected.removed],
+        "damaged": [str(path) for path in collected.damaged],
+        "environments": environments,
+        "freed_bytes": collected.freed_bytes + sum(found["size_bytes"] for found in environments),
+        "kept_bytes": collected.kept_bytes,
+        "in_use": collected.in_use,
+    }
+
+
+def cache_verify(*, remove: bool = False) -> dict[str, Any]:
+    """Hash every file of the store.
+
+    Args:
+        remove: take damaged entries out, so that the next run makes them again.
+
+    Returns:
+        JSON values: ``checked``, how many entries; ``damaged``: ``directory`` and ``problem``.
+    """
+    from wherry.housekeeping import verify
+
+    found = list(verify(_store(), remove=remove))
+    damaged = [damage for _, damage in found if damage is not None]
+    return {
+        "checked": len(found),
+        "damaged": [{"directory": str(d.directory), "problem": d.problem} for d in damaged],
+    }
+
+
+def _store() -> Store:
+    from wherry.store import Store
+
+    return Store(home() / "store")
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "key": entry.key.digest,
+        "kind": entry.key.kind,
+        "parts": entry.key.parts,
+        "created": entry.created.isoformat(),
+        "last_used": entry.last_used.isoformat(),
+        "duration_s": entry.duration_s,
+        "size_bytes": entry.size_bytes,
+        "files": dict(entry.files),
+        "directory": str(entry.directory),
+    }
+
+
+# The command line
+
+
+class _Age(click.ParamType[timedelta]):
+    """``30d``: a number and a unit."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is no age; write 12h, 30d or 2w", param, ctx)
+        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+
+
+class _Size(click.ParamType[int]):
+    """``5GB``: a number and a unit, decimal (kB, MB, GB) or binary (KiB, MiB, GiB)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*((?:[kmgt]i?)?)b?", str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is no size; write 500MB, 5GB or 2GiB", param, ctx)
+        return int(float(match[1]) * _BYTES[match[2]])
+
+
+@click.group(name="cache", short_help="Look into the store and tidy it.")
+def command() -> None:
+    """Look into the store and tidy it.
+
+    A step whose inputs, parameters and tools have not changed is taken from the store. It lies
+    below WHERRY_HOME, or else in the user's cache folder.
+    """
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@command.command(name="list")
+@click.option("--kind", metavar="KIND", help="Of the step: convert, measure, ...")
+@_json_option
+def list_(kind: str | None, as_json: bool) -> None:
+    """List the entries, the last used first."""
+    entries = cache_list(kind)
+    if as_json:
+        _print_json(entries)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table("key", "kind", "made from", "size", "took", "used")
+    for entry in entries:
+        words = (
+            *(entry["key"][:_SHOWN_DIGITS], entry["kind"], _summary(entry["parts"])),
+            *(_size(entry["size_bytes"]), f"{entry['duration_s']:.1f} s"),
+            _ago(entry["last_used"]),
+        )
+        table.add_row(*map(Text, words))
+    if entries:
+        console.print(table)
+    total = sum(entry["size_bytes"] for entry in entries)
+    click.echo(f"{_entries(len(entries))}, {_size(total)}, in {home() / 'store'}")
+
+
+@command.command(name="explain")
+@click.argument("key")
+@_json_option
+def explain_(key: str, as_json: bool) -> None:
+    """Show what KEY was made of, and why its step ran again.
+
+    KEY is the first digits of an entry's key, as `wherry cache list` shows it. The nearest other
+    entry of the same kind is compared with it, part by part.
+    """
+    found = cache_explain(key)
+    if as_json:
+        _print_json(found)
+        return
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from wherry.housekeeping import leaves
+
+    console, entry, nearest = Console(), found["entry"], found["nearest"]
+    took = f"took {entry['duration_s']:.1f} s"
+    click.echo(f"{entry['kind']} {entry['key']}, {_size(entry['size_bytes'])}, {took}")
+    click.echo(
+        f"made {_ago(entry['created'])}, used {_ago(entry['last_used'])}: {entry['directory']}"
+    )
+    table = Table("part", Column("value", overflow="fold"))
+    for part, value in leaves(entry["parts"]).items():
+        table.add_row(Text(part), Text(value))
+    console.print(table)
+    if nearest is None:
+        click.echo(
+            f"It is the only entry of its kind: nothing was there that {entry['kind']} could take."
+        )
+        return
+    click.echo(
+        f"The nearest other one is {nearest['key'][:_SHOWN_DIGITS]}, {_ago(nearest['created'])}:"
+    )
+    table = Table("part", *(Column(name, overflow="fold") for name in ("here", "there")))
+    for row in found["differences"]:
+        here, there = ("(absent)" if row[s] is None else row[s] for s in ("here", "there"))
+        table.add_row(Text(row["part"]), Text(here), Text(there))
+    console.print(table)
+
+
+@command.command(name="gc")
+@click.option("--max-age", type=_Age(), metavar="AGE", help="Unused for longer goes: 12h, 30d, 2w.")
+@click.option("--max-size", type=_Size(), metavar="SIZE", help="Of all entries: 500MB, 5GB.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@_json_option
+def gc_(max_age: timedelta | None, max_size: int | None, dry_run: bool, as_json: bool) -> None:
+    """Remove what is no longer used, the least recently used first.
+
+    What a run that is going on uses stays. --max-age counts for environments of tools and
+    runtimes too. Without a limit, what no run has used for 30 days goes.
+    """
+    found = cache_gc(max_age, max_size, dry_run=dry_run)
+    if as_json:
+        _print_json(found)
+        return
+    for entry in found["removed"]:
+        shown = f"{entry['kind']} {entry['key'][:_SHOWN_DIGITS]}"
+        click.echo(f"{shown}  {_size(entry['size_bytes'])}, used {_ago(entry['last_used'])}")
+    for path in found["damaged"]:
+        click.echo(f"damaged  {path}")
+    for environment in found["environments"]:
+        packages = ", ".join(environment["packages"]) or "half made"
+        click.echo(f"environment {_short(packages)}  {_size(environment['size_bytes'])}")
+    count = len(found["removed"]) + len(found["damaged"]) + len(found["environments"])
+    verb = "would be removed" if dry_run else "removed"
+    in_use = f", {_entries(found['in_use'])} in use" if found["in_use"] else ""
+    freed, kept = _size(found["freed_bytes"]), _size(found["kept_bytes"])
+    click.echo(f"{count} {verb}, {freed}; {kept} of entries stay{in_use}")
+
+
+@command.command(name="verify")
+@click.option("--remove", is_flag=True, help="Remove damaged entries; a run makes them again.")
+@_json_option
+def verify_(remove: bool, as_json: bool) -> None:
+    """Hash every file of the store; exit code 1 where an entry is damaged."""
+    found = cache_verify(remove=remove)
+    if as_json:
+        _print_json(found)
+    else:
+        for damage in found["damaged"]:
+            click.echo(f"{damage['directory']}: {damage['problem']}")
+        click.echo(f"{_entries(found['checked'])}, {len(found['damaged'])} damaged")
+    if found["damaged"] and not remove:
+        raise StoreError(
+            f"damaged in the store: {_entries(len(found['damaged']))}",
+            remedy="`wherry cache verify --remove` takes them out; the next run makes them again.",
+        )
+
+
+def _print_json(values: Any) -> None:
+    click.echo(json.dumps(values, indent=1))
+
+
+def _size(size_bytes: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(size_bytes)
+
+
+def _entries(count: int) -> str:
+    return f"{count} entr{'y' if count == 1 else 'ies'}"
+
+
+def _ago(moment: str) -> str:
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
+
+
+def _summary(parts: dict[str, Any]) -> str:
+    """The parts that people know by name: hashes and nested values are left to ``explain``."""
+    words = [f"{name}={value}" for name, value in parts.items() if isinstance(value, str | int)]
+    return _short(" ".join(word for word in words if not re.search(r"=[0-9a-f]{32,}$", word)))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 4]} ..."
