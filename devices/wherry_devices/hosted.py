@@ -146,13 +146,22 @@ class Hosted:
         return None if peak is None else int(peak)
 
     def close(self) -> None:
-        """Let the runner close, and end the process."""
+        """Let the runner close, and end the process; end it anyway where it had failed."""
+        if not self._usable:
+            self.abandon()
+            return
         try:
-            if self._usable:
-                self._ask("close", limit_s=_CLOSE_S)
-        finally:
-            self._channel.close(_CLOSE_S if self._usable else 0)
-            self._usable = False
+            self._ask("close", limit_s=_CLOSE_S)
+        except BaseException:
+            self.abandon()
+            raise
+        self._usable = False
+        self._channel.close(_CLOSE_S)
+
+    def abandon(self) -> None:
+        """End the process, whatever it is doing."""
+        self._usable = False
+        self._channel.close(0)
 
     def _batches(
         self, samples: Iterable[Mapping[str, np.ndarray]]

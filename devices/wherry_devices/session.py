@@ -139,5 +139,7 @@ class BoardSession:
         try:
             hosted.load(directory, code, target.options.model_dump(mode="json"), preprocess)
             yield hosted
-        finally:
-            hosted.close()
+        except BaseException:
+            hosted.abandon()
+            raise
+        hosted.close()
