@@ -7,11 +7,29 @@
 
 from __future__ import annotations
 
+from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
+from wherry.cli.devices import devices_list, devices_probe, devices_setup
 from wherry.cli.doctor import doctor
 from wherry.cli.init import init
 from wherry.cli.plan import plan
+from wherry.cli.plugins import plugins_list
 from wherry.cli.report import report
 from wherry.cli.run import run
 from wherry.cli.schema import schema
 
-__all__ = ["doctor", "init", "plan", "report", "run", "schema"]
+__all__ = [
+    "cache_explain",
+    "cache_gc",
+    "cache_list",
+    "cache_verify",
+    "devices_list",
+    "devices_probe",
+    "devices_setup",
+    "doctor",
+    "init",
+    "plan",
+    "plugins_list",
+    "report",
+    "run",
+    "schema",
+]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from wherry.reports import RunRecord
     from wherry.stages.context import Services
 
+RUNNING = "running"
+"""In a run's folder: the file that the run holds a lock on while it lives."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -81,16 +84,21 @@ def execute(
         Interrupted: on Ctrl-C.
     """
     from wherry.engine.local import run_steps
+    from wherry.filelock import hold
     from wherry.records.assemble import assemble
     from wherry.records.gates import evaluate
     from wherry.records.runs import save_run, with_gates
+    from wherry.stages.context import SCRATCH
 
     services, run_id = prepared.services, prepared.run_id
     started = datetime.now(UTC)
-    try:
-        outcomes = run_steps(services, jobs=jobs, on_event=on_event)
-    finally:
-        shutil.rmtree(services.run_directory / "scratch", ignore_errors=True)
+    _sweep(services.run_directory.parent)
+    services.run_directory.mkdir(parents=True)
+    with hold(services.run_directory / RUNNING, remove=True):
+        try:
+            outcomes = run_steps(services, jobs=jobs, on_event=on_event)
+        finally:
+            shutil.rmtree(services.run_directory / SCRATCH, ignore_errors=True)
     record = assemble(
         services,
         outcomes,
@@ -103,6 +111,19 @@ def execute(
     record = with_gates(record, judged)
     save_run(record, services.run_directory)
     return record
+
+
+def _sweep(runs: Path) -> None:
+    """Remove the scratch folders of runs that were killed; their logs stay."""
+    from wherry.filelock import TakenError, hold
+    from wherry.stages.context import SCRATCH
+
+    for scratch in runs.glob(f"*/{SCRATCH}"):
+        try:
+            with hold(scratch.with_name(RUNNING), wait=False, remove=True):
+                shutil.rmtree(scratch, ignore_errors=True)
+        except TakenError:
+            continue  # that run is alive
 
 
 def raise_for_outcome(record: RunRecord) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from wherry.plan import Plan
     from wherry.store import Entry, Store
 
+SCRATCH = "scratch"
+"""In a run's folder: what its steps need only while they run."""
 NOTES = "wherry-notes.json"
 """In every entry made by a stage: the warnings of its step, shown again when it is taken."""
 
@@ -178,8 +180,17 @@ def take_or_build(
 
     Only one run builds a key at a time; whatever ``build`` raises leaves nothing behind.
     """
-    with services.store.lock(key):
+    with locked(services, step, key):
         return take_or_build_locked(services, step, key, build)
+
+
+def locked(services: Services, step: str, key: Key) -> AbstractContextManager[None]:
+    """Work on a key alone; says so where another run has it, and ends with the run."""
+    return services.store.lock(
+        key,
+        on_wait=lambda: services.notify(step, "waiting for another run that does the same"),
+        cancelled=services.cancelled,
+    )
 
 
 def take_or_build_locked(
@@ -203,7 +214,7 @@ def take_or_build_locked(
 @contextmanager
 def scratch_folder(services: Services) -> Iterator[Path]:
     """A folder of this run that is deleted at the end."""
-    root = services.run_directory / "scratch"
+    root = services.run_directory / SCRATCH
     root.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(dir=root))
     try:

@@ -22,6 +22,7 @@ from wherry.stages.context import (
     Services,
     StageResult,
     files_digest,
+    locked,
     take_or_build,
     take_or_build_locked,
     tool_lock,
@@ -77,7 +78,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
         (context.output / ARTIFACT_FILE).write_text(json.dumps(artifact.to_json(), indent=1))
 
     # The lock is held until parity is known, so that nobody takes an artifact that is then removed.
-    with services.store.lock(key):
+    with locked(services, step.id, key):
         entry, cached, warnings = take_or_build_locked(services, step.id, key, build)
         artifact = _read_artifact(entry)
         try:
