@@ -55,7 +55,7 @@ class Expander:
         """Multiply out the targets, without what is excluded; variants outermost."""
         before = len(self.problems)
         rows = [row for index, node in enumerate(targets) for row in self._entry(index, node)]
-        right = len(self.problems) == before
+        right, any_before = len(self.problems) == before, bool(rows)
         for index, node in enumerate(excludes):
             path: Path = ("exclude", index)
             chosen = self.selector(node, path)
@@ -69,7 +69,7 @@ class Expander:
                     "No target is like that, or an entry before took it out: correct or remove it.",
                 )
             rows = kept
-        if not rows and len(self.problems) == before:
+        if any_before and not rows:
             self.problems.add(
                 self.root.at(("exclude",)),
                 "no target is left: the entries of exclude take all out",

@@ -173,10 +173,16 @@ def _explain(
             text = _description(model, loc)
             remedy = f"Add it: {text}." if text else "Add it."
             problems.add(root.at(whole), f"{show(loc[-1])} is missing", remedy)
-        else:
+        elif details["type"] != "too_short" or _is_short(details):
             found.setdefault(whole[: root.find(whole)[1]], []).append(details)
     for place, reasons in found.items():
         problems.add(root.at(place), *_sentence(dotted(place), reasons, model))
+
+
+def _is_short(details: ErrorDetails) -> bool:
+    """A list whose items are wrong counts as short too, in a union; that says nothing new."""
+    value = details["input"]
+    return not (isinstance(value, list) and len(value) >= details["ctx"]["min_length"])
 
 
 def _sentence(
@@ -243,7 +249,11 @@ def _wanted(kind: str, original: str, context: Mapping[str, Any]) -> str:
         "none_required": "must be empty",
     }
     if kind in templates:
-        return templates[kind].format(**context)
+        whole = {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in context.items()
+        }
+        return templates[kind].format(**whole)
     return re.sub(r"^[A-Z][a-z]+ should\b", "must", original)
 
 
