@@ -142,3 +142,20 @@ def test_without_it_the_manifest_says_what_is_missing(strangers, manifest):
     done = strangers.wherry("plan", str(manifest("{}")), WHERRY_PLUGINS="")
     assert done.returncode == 1
     assert "unknown backend 'plainnumpy'" in done.stderr
+
+
+def test_a_manifest_runs_it_and_the_stopwatch_times_every_stage(strangers, manifest, tmp_path):
+    path = manifest("{fuse: [true, false]}")
+    out, watch = tmp_path / "out.json", tmp_path / "watch.jsonl"
+    done = strangers.wherry(
+        "run", str(path), "--json", str(out), "--quiet", WHERRY_STOPWATCH=str(watch)
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text())["results"]
+    assert [result["status"] for result in results] == ["ok", "ok"]
+    assert all(result["parity"]["sqnr_db"] > 60 for result in results)
+    assert results[0]["artifact"] != results[1]["artifact"]
+    lines = [json.loads(line) for line in watch.read_text().splitlines()]
+    assert [line["stage"] for line in lines].count("convert") == 2
+    assert [line["stage"] for line in lines].count("profile") == 2 * 3  # a line a round
+    assert all(line["seconds"] > 0 and not line["failed"] for line in lines)
