@@ -114,9 +114,11 @@ class TopK(_Share):
         if output.dtype.kind in "iub":
             self._take_classes(output, labels)
             return
-        scores = np.moveaxis(output, class_axis(output.shape, labels), -1)
-        classes = scores.shape[-1]
-        places = scores.reshape(-1, classes)
+        axis = class_axis(output.shape, labels)
+        classes = output.shape[axis]
+        if output.size > classes:  # several places: their classes go last
+            output = np.moveaxis(output, axis, -1)
+        places = output.reshape(-1, classes)
         wanted = labels.reshape(-1)
         if labels.dtype.kind not in "iub" or len(places) != len(wanted):
             raise self._misfit(output, labels)
@@ -126,25 +128,27 @@ class TopK(_Share):
                 where=f"metric {self.name}",
                 remedy="Leave this metric out, or name the right output.",
             )
-        counted = _counted(labels)
-        places, wanted = places[counted], wanted[counted].astype(np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < classes:
+        if labels.ndim:
+            counted = _counted(labels)
+            places, wanted = places[counted], wanted[counted].astype(np.int64)
+        beyond = (wanted < 0) | (wanted >= classes)
+        if beyond.any():
             raise DataError(
-                f"a label is {wanted[(wanted < 0) | (wanted >= classes)][0]}, and the output has "
-                f"the classes 0 to {classes - 1}",
+                f"a label is {wanted[beyond][0]}, and the output has the classes 0 to "
+                f"{classes - 1}",
                 where=f"metric {self.name}",
                 remedy="Correct the labels, or name the right output.",
             )
-        own = np.take_along_axis(places, wanted[:, np.newaxis], 1)
-        earlier = np.arange(classes) < wanted[:, np.newaxis]
-        rank = ((places > own) | ((places == own) & earlier)).sum(axis=1)
-        self._take((rank < self.k) & ~np.isnan(places).any(axis=1))
+        wanted = wanted[:, np.newaxis]
+        own = places[np.arange(len(places))[:, np.newaxis], wanted]
+        better = (places > own) | ((places == own) & (np.arange(classes) < wanted))
+        self._take((better.sum(axis=1) < self.k) & ~np.isnan(places).any(axis=1))
 
     def _take_classes(self, output: np.ndarray, labels: np.ndarray) -> None:
         if self.k > 1 or output.size != labels.size or labels.dtype.kind not in "iub":
             raise self._misfit(output, labels)
-        counted = _counted(labels)
-        self._take(output.reshape(-1)[counted] == labels.reshape(-1)[counted])
+        right = output.reshape(-1) == labels.reshape(-1)
+        self._take(right[_counted(labels)] if labels.ndim else right)
 
     def _misfit(self, output: np.ndarray, labels: np.ndarray) -> DataError:
         return DataError(
@@ -251,12 +255,9 @@ def class_axis(shape: tuple[int, ...], label: np.ndarray | None) -> int:
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:
-    """Which places of a label count."""
-    flat = labels.reshape(-1)
-    if labels.ndim == 0:
-        return np.ones(1, bool)
-    void = flat == VOID if labels.dtype == np.uint8 else flat < 0
-    return ~void
+    """Which places of a label array count."""
+    flat: np.ndarray = labels.reshape(-1)
+    return flat != VOID if labels.dtype == np.uint8 else flat >= 0
 
 
 def _named(outputs: Mapping[str, np.ndarray], name: str, metric: str) -> np.ndarray:

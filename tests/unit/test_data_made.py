@@ -261,7 +261,12 @@ def test_digits_of_scikit_learn(tmp_path):
     centre = pixels[2].reshape(8, 8)
     assert double[1, 1] == round(centre[0, 0] * 255 / 16)
     assert double[4, 7] == round(centre[1, 2] * 255 / 16)
-    assert len({dataset.digest for dataset in (small, large, load(size=24))}) == 3
+    framed = load(size=28, digit=25)
+    assert (framed[2].inputs[""][1:26, 1:26] == 255).all()
+    assert framed[2].inputs[""].sum() == 255 * 25**2
+    assert len({dataset.digest for dataset in (small, large, framed, load(size=24))}) == 4
+    with pytest.raises(ValidationError, match="greater than the picture"):
+        load(size=20, digit=28)
 
 
 def test_a_package_without_its_digits(tmp_path):

