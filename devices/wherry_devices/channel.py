@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -79,13 +80,13 @@ class Channel:
         self._taker.start()
 
     def send(self, header: Mapping[str, Any], tensors: Sequence[frames.Tensor] = ()) -> None:
-        """Send a frame, from any thread. Where the agent is gone, `receive` says how it went."""
+        """Send a frame, from any thread; raises `FrameError` where it is too large.
+
+        Where the agent is gone, `receive` says how it went.
+        """
         buffers = frames.encode(header, tensors)
-        with self._writing:
-            try:
-                self._process.write(buffers)
-            except OSError as error:
-                self._reason = self._reason or str(error)
+        with self._writing, contextlib.suppress(OSError):
+            self._process.write(buffers)
 
     def receive(self, limit_s: float) -> frames.Frame:
         """The next frame.
@@ -136,9 +137,10 @@ class Channel:
             reader = frames.Reader(self._readinto)
             while (frame := reader.read()) is not None:
                 self._frames.put(frame)
+        except frames.TruncatedError:
+            pass  # it died while it wrote: its status says more
         except (frames.FrameError, OSError) as error:
-            self._reason = self._reason or str(error)
-            self._process.kill()
+            self.kill(str(error))
         self._frames.put(None)
 
     def _bootstrap(self) -> None:

@@ -26,6 +26,7 @@ _IN_FLIGHT = 4  # frames of samples that are sent and not yet answered
 _FRAME_SAMPLES = 64
 _FRAME_BYTES = 1 << 20  # of inputs
 _ANSWER_BYTES = 8 << 20  # of outputs, about
+_FRAME_MS = 1000.0  # of running, about
 _START_S = 60.0
 _CLOSE_S = 5.0
 _WARMUP_SLACK = timing.WARMUP_BOUND + 1
@@ -185,10 +186,13 @@ class Hosted:
         """How many samples like this one go into a frame."""
         taken = sum(array.nbytes for array in sample.values())
         given = sum(_answer_bytes(binding) for binding in self._artifact.outputs)
-        return max(
-            1,
-            min(_FRAME_SAMPLES, _FRAME_BYTES // max(1, taken), _ANSWER_BYTES // max(1, given)),
+        limits = (
+            _FRAME_SAMPLES,
+            _FRAME_BYTES // max(1, taken),
+            _ANSWER_BYTES // max(1, given),
+            int(_FRAME_MS / self.first_ms),
         )
+        return max(1, min(limits))
 
     def _taken(self, sample: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """What the artifact takes of a sample, in its order."""

@@ -66,7 +66,7 @@ def test_frames_come_back(messages, sizes):
 def test_a_cut_stream_is_an_error(data):
     whole = joined({"op": "x"}, {"a": np.arange(7, dtype=np.int16)})
     cut = data.draw(st.integers(1, len(whole) - 1))
-    with pytest.raises(frames.FrameError, match="in the middle of a frame"):
+    with pytest.raises(frames.TruncatedError):
         frames.Reader(io.BytesIO(whole[:cut]).readinto).read()
 
 

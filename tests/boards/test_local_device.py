@@ -133,6 +133,21 @@ def test_pictures_are_normalised_on_the_board_bit_for_bit(host, bench):
         assert np.array_equal(output["y"], np.float32(2) * expected)
 
 
+def test_slow_networks_have_few_samples_under_way(host):
+    given = []
+
+    def samples():
+        for index in range(40):
+            given.append(index)
+            yield {"x": np.full((1, 3, 4), index, np.float32)}
+
+    with host(sleep_s=0.4) as runner:
+        stream = runner.infer(samples())
+        assert next(stream)["y"][0, 0, 0] == 0
+        assert len(given) <= 12
+        stream.close()
+
+
 def test_a_stream_may_be_left_early(host):
     endless = ({"x": np.full((1, 3, 4), index, np.float32)} for index in range(10**9))
     with host() as runner:
@@ -461,6 +476,22 @@ def test_what_is_no_frame_ends_the_agent(bench):
         assert "expected a frame, found b'HTTP" in ended.value.stderr
     finally:
         channel.close(0)
+
+
+class Dying(LocalConnection):
+    """A board whose agent dies in the middle of a frame."""
+
+    def start(self, argv):
+        script = "echo wherry-bootstrap have; printf WHF; kill -SEGV $$"
+        return super().start(["/bin/sh", "-c", script])
+
+
+def test_an_agent_that_dies_while_it_writes_is_told_by_its_status(bench):
+    channel = Channel(Dying(bench.services()), "", [])
+    with pytest.raises(AgentEnded) as ended:
+        channel.receive(30)
+    channel.close(0)
+    assert (ended.value.status, ended.value.reason) == (-signal.SIGSEGV, "")
 
 
 class Noisy(LocalConnection):

@@ -48,6 +48,10 @@ class FrameError(Exception):
     """What came is no frame, or is cut off, or is larger than a frame may be."""
 
 
+class TruncatedError(FrameError):
+    """The stream ended in the middle of a frame: the other side died while it wrote."""
+
+
 class Tensor(NamedTuple):
     """A named array as bytes.
 
@@ -145,7 +149,7 @@ class Reader:
             if count == 0:
                 if may_end and filled == 0:
                     return None
-                raise FrameError("the stream ended in the middle of a frame")
+                raise TruncatedError("the stream ended in the middle of a frame")
             filled += count
         return buffer
 

@@ -21,7 +21,7 @@ _PR_SET_NAME = 15
 
 def main() -> None:
     """Run a role; the exit status is 0 where the host ended the conversation."""
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     _name_process()
     parser = argparse.ArgumentParser(prog="wherry-agent")
     parser.add_argument("root", type=Path, help="the folder of ours on this board")

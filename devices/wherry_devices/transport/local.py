@@ -21,7 +21,7 @@ from wherry_devices.agent import frames
 from wherry_devices.session import BoardDevice, Patience
 
 _PIPE_BYTES = 1 << 20  # fewer switches between the two processes; Linux's limit for users
-_STDERR_LINES = 40
+_STDERR_LINES = 20
 _STDERR_LINE_BYTES = 1000
 
 
