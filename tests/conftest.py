@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,7 @@ def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def wherry_home(
-    tmp_path: Path, shared_environments: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def wherry_home(tmp_path: Path, shared_environments: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home with the session's environments; no inventory of the user's is seen."""
     home = tmp_path / "wherry-home"
     home.mkdir()
@@ -37,8 +34,8 @@ def pytest_runtest_makereport(
 ):
     """With WHERRY_TEST_REQUIRE=all a test that would be skipped fails: CI has what it needs."""
     report = yield
-    if report.skipped and os.environ.get("WHERRY_TEST_REQUIRE") == "all":
-        if not hasattr(report, "wasxfail"):
-            report.outcome = "failed"
-            report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+    required = os.environ.get("WHERRY_TEST_REQUIRE") == "all"
+    if required and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
     return report

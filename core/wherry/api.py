@@ -1,8 +1,8 @@
 """The command line's verbs as Python functions with the same names and arguments.
 
-    from wherry import api
-    record = api.run("manifest.yaml")
-    print(record.values["results"][0]["latency"]["median_ms"])
+from wherry import api
+record = api.run("manifest.yaml")
+print(record.values["results"][0]["latency"]["median_ms"])
 """
 
 from __future__ import annotations

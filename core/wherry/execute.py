@@ -144,9 +144,8 @@ def raise_for_outcome(record: RunRecord) -> None:
         )
     broken = [gate for gate in record.values["gates"] if not gate["passed"]]
     if broken:
-        raise GateFailed(
-            "; ".join(f"the gate `{gate['gate']}` did not hold: {gate['reason']}" for gate in broken)
-        )
+        reasons = (f"the gate `{gate['gate']}` did not hold: {gate['reason']}" for gate in broken)
+        raise GateFailed("; ".join(reasons))
     if not any(result["status"] == "ok" for result in results):
         raise UnsupportedError(
             "no target of the manifest could be run", remedy="The report above says why for each."

@@ -108,9 +108,12 @@ class Measurement:
             values = json.loads((directory / "measurement.json").read_text())
             sensors = tuple(Sensors(**reading) for reading in values.pop("sensors"))
             with np.load(directory / "samples.npz", allow_pickle=False) as arrays:
-                samples = {name: arrays[name] for name in _ARRAYS}
-            tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**samples, **tuples, sensors=sensors)
+                samples: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            others: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
+            return cls(**samples, **others, sensors=sensors)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"not a measurement: {error!r}",

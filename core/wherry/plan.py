@@ -87,7 +87,7 @@ class Plan:
 
 
 def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
-    """Lay out the steps of a manifest. Pure; every name was checked when the manifest was loaded."""
+    """Lay out the steps of a manifest whose names were all checked when it was loaded."""
     steps: dict[str, Step] = {}
 
     def add(step: Step) -> str:
@@ -194,7 +194,7 @@ def _chain(
 
 
 def _conversion(target: Target) -> str:
-    """What a conversion and its parity check depend on: all of the target but device and threads."""
+    """What conversion and parity depend on: all of the target but device and threads."""
     convert, run = split_options(target.options)
     run.pop("threads", None)
     options = ",".join(f"{key}={value}" for key, value in sorted({**convert, **run}.items()))

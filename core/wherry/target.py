@@ -134,7 +134,7 @@ class Backend:
         precisions: those offered, the default first.
         options: the runtime's options; they appear in the manifest's schema and its errors.
         runner: the file that is shipped to the board. It imports nothing of ours and defines
-            ``load(directory, artifact, options) -> runner``; see ``wherry.testing`` for the contract.
+            ``load(directory, artifact, options) -> runner``; see ``docs/plugins.md``.
         runtime: what ``runner`` needs on a board: alternatives, the best first.
         converter: what the converter needs on the host; None: the host's own interpreter will do.
         artifact_format: the name of the format, e.g. ``tflite``.
@@ -168,5 +168,3 @@ class Backend:
     def threshold(self, precision: str) -> ParityThreshold:
         """The parity that ``precision`` has to reach."""
         return self.parity.get(precision) or DEFAULT_PARITY[precision]
-
-

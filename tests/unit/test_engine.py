@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from wherry.engine import local
 from wherry.errors import Interrupted, ModelError, PluginError
 from wherry.plan import Step
@@ -89,7 +88,7 @@ def test_a_failure_fails_what_needs_it_and_nothing_else(trace: Trace) -> None:
         raise ModelError("no model")
 
     trace.work["bad"] = fail
-    trace.work["profile"] = lambda inputs: sorted(inputs)
+    trace.work["profile"] = sorted
     events = []
     outcomes = trace.run(
         step("bad"),
@@ -115,7 +114,7 @@ def test_a_plugins_bug_is_named_and_its_traceback_kept(trace: Trace) -> None:
     assert isinstance(error, PluginError)
     assert "KeyError" in str(error)
     (log,) = (trace.directory / "logs").iterdir()
-    assert 'KeyError: \'missing\'' in log.read_text()
+    assert "KeyError: 'missing'" in log.read_text()
     assert str(log) in str(error)
     assert outcomes["good"].error is None
 

@@ -16,11 +16,13 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
     Reads the model and asks each backend's pre-flight; converts, runs and reaches nothing.
 
     Returns:
-        JSON values: ``steps`` (id, kind, title), ``rows`` (variant, target, and ``unsupported``:
-        operators that the backend does not convert in the original model), ``passes`` (what each
+        JSON values: ``steps`` (id, kind, title), ``rows`` (variant, target, ``changed``: the
+        options that are not the default, and ``unsupported``: operators that the backend does
+        not convert in the original model), ``passes`` (what each
         brings on which backend), ``model``.
     """
     from wherry.execute import prepare
+    from wherry.target import split_options
 
     prepared = prepare(Path(manifest), overrides=sets)
     model = _model(prepared.services)
@@ -30,7 +32,7 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
     for row in prepared.plan.rows:
         target = row.target
         options = target.options.model_dump(mode="json")
-        key = (target.backend, target.precision, repr(options))
+        key = (target.backend, target.precision, repr(split_options(target.options)[0]))
         if key not in found:
             found[key] = [
                 {"op_type": u.op_type, "count": u.count, "node": u.node, "remedy": u.remedy}
@@ -45,6 +47,7 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
                     "device": target.device,
                     "options": options,
                 },
+                "changed": target.options.model_dump(mode="json", exclude_defaults=True),
                 "unsupported": found[key],
             }
         )
@@ -106,7 +109,7 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
     table = Table("variant", "backend", "precision", "device", "options", "pre-flight")
     for row in found["rows"]:
         target = row["target"]
-        options = ", ".join(f"{k}={v}" for k, v in target["options"].items())
+        options = ", ".join(f"{k}={v}" for k, v in row["changed"].items())
         problems = "; ".join(f"{u['op_type']} x{u['count']}" for u in row["unsupported"])
         verdict = f"not supported: {problems}" if problems else "ok"
         words = (row["variant"], target["backend"], target["precision"], target["device"], options)

@@ -154,5 +154,8 @@ def _print_event(event: Event, console: object) -> None:
     if event.state in {"done", "cached", "failed", "skipped"}:
         detail = f": {event.text}" if event.text else ""
         console.print(
-            f"{event.state:8}{event.step.title}{detail}", markup=False, highlight=False, soft_wrap=True
+            f"{event.state:8}{event.step.title}{detail}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )

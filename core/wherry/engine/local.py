@@ -163,6 +163,9 @@ def _attempt(
         result = stage(step.kind)(step, inputs, services)
         return StepOutcome(step, result, None, time.monotonic() - start)
     except WherryError as error:
+        if isinstance(error, PluginError) and error.__cause__ is not None:
+            with log_path(services, step.id).open("a") as stream:
+                traceback.print_exception(error, file=stream)
         return StepOutcome(step, None, error, time.monotonic() - start)
     except Exception as error:  # noqa: BLE001 -- a plugin's bug fails its own step; the log has it all
         log = log_path(services, step.id)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherry.artifact import hash_file
-from wherry.errors import Interrupted
 from wherry.engine.worker import Limits, run_tool
+from wherry.errors import Interrupted
 from wherry.requirements import Requirements
 from wherry.store import Key
 
@@ -259,5 +259,3 @@ def files_digest(paths: tuple[Path, ...]) -> str:
 def _notes(directory: Path) -> tuple[str, ...]:
     path = directory / NOTES
     return tuple(json.loads(path.read_text())["warnings"]) if path.exists() else ()
-
-

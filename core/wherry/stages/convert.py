@@ -196,7 +196,11 @@ def _parity(
         try:
             lock = session.runtime_lock(backend)
         except EnvironmentError_ as error:
-            return None, True, (f"parity was not checked: this host has no runtime for it: {error}",)
+            return (
+                None,
+                True,
+                (f"parity was not checked: this host has no runtime for it: {error}",),
+            )
         _, options = split_options(target.options)
         options.pop("threads", None)
         key = Key(

@@ -27,10 +27,7 @@ def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> Stag
     """Read the model (or build it from the zoo) and fix its shapes; the value is a `Model`."""
     del inputs
     section = services.manifest.model
-    if section.path is not None:
-        source = Model.load(section.path)
-    else:
-        source = _from_zoo(step, services)
+    source = Model.load(section.path) if section.path is not None else _from_zoo(step, services)
     shapes = {name: list(shape) for name, shape in section.shapes.items()}
     key = Key("model", {"source": source.digest, "shapes": shapes})
 
@@ -54,7 +51,7 @@ def named_model(entry: Entry) -> Model:
 
 def _from_zoo(step: Step, services: Services) -> Model:
     section = services.manifest.model
-    assert section.zoo is not None, "the manifest names a path or a design"
+    assert section.zoo is not None and section.zoo_parameters is not None
     design, parameters = services.host.models[section.zoo], section.zoo_parameters
     key = Key("zoo", {"name": design.name, "parameters": parameters.model_dump(mode="json")})
 

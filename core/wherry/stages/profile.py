@@ -56,15 +56,15 @@ class _Job:
     key: Key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundContext(HostContext):
     """`wherry.context.ProfileContext` on the host."""
 
-    backend: Backend = None  # type: ignore[assignment] # a dataclass that extends one with defaults
-    round: int = 0
-    settings: MeasureSettings = MeasureSettings()
-    metrics: Mapping[str, Metric] = None  # type: ignore[assignment] # as above
-    reference_outputs: ReferenceOutputs | None = None
+    backend: Backend
+    round: int
+    settings: MeasureSettings
+    metrics: Mapping[str, Metric]
+    reference_outputs: ReferenceOutputs | None
 
     def reference(self, index: int) -> Mapping[str, np.ndarray]:
         """See `wherry.context.ProfileContext.reference`."""
