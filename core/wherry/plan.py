@@ -24,6 +24,7 @@ Kind = Literal["model", "data", "reference", "optimize", "calibrate", "convert",
 
 EVALUATION = "evaluation"
 CALIBRATION = "calibration"
+TRAINING = "training"
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,22 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
         return step.id
 
     model = add(Step("model", "model", "read the model"))
-    data = {
-        name: add(Step(f"data:{name}", "data", f"read the {name} data", data=name))
-        for name in manifest.data
-    }
-    evaluation = (data[EVALUATION],) if EVALUATION in data else ()
+
+    def data(*names: str) -> tuple[str, ...]:
+        """Those of the sections that the manifest has; what no step needs is never read."""
+        return tuple(
+            add(Step(f"data:{name}", "data", f"read the {name} data", (model,), data=name))
+            for name in names
+            if name in manifest.data
+        )
+
+    evaluation = data(EVALUATION)
     reference = (
         (add(Step("reference", "reference", "run the original in fp32", (model, *evaluation))),)
         if evaluation
         else ()
     )
-    checks = evaluation or ((data[CALIBRATION],) if CALIBRATION in data else ())
+    checks = evaluation or data(CALIBRATION)
 
     rows: list[Row] = []
     by_device: dict[str, list[int]] = {}
@@ -114,7 +120,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
         variant_model = chain[-1]
         calibration: tuple[str, ...] = ()
         if target.precision in host.backends[target.backend].calibrated:
-            needs = (variant_model, data[CALIBRATION]) if CALIBRATION in data else (variant_model,)
+            needs = (variant_model, *data(CALIBRATION))
             calibration = (
                 add(
                     Step(
@@ -164,7 +170,7 @@ def _chain(
     variant: str,
     passes: tuple[PassStep, ...],
     model: str,
-    data: Mapping[str, str],
+    data: Callable[..., tuple[str, ...]],
     host: Host,
     add: Callable[[Step], str],
 ) -> tuple[str, ...]:
@@ -172,11 +178,7 @@ def _chain(
     chain = [model]
     for count, step in enumerate(passes, start=1):
         needed = host.passes[step.name].needs
-        extra = tuple(
-            data[name]
-            for need, name in (("calibration", CALIBRATION), ("training", "training"))
-            if need in needed and name in data
-        )
+        extra = data(*(name for name in (CALIBRATION, TRAINING) if name in needed))
         name = f"{step.name}:{step.parameters.model_dump_json()}"
         chain.append(
             add(

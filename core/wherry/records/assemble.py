@@ -253,9 +253,9 @@ def _model(outcomes: Mapping[str, StepOutcome]) -> dict[str, Any] | None:
 def _data(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, section in plan.manifest.data.items():
-        result = outcomes[f"data:{name}"].result
-        if result is not None:
-            dataset = result.value
+        outcome = outcomes.get(f"data:{name}")
+        if outcome is not None and outcome.result is not None:
+            dataset = outcome.result.value
             found[name] = {
                 "source": section.source,
                 "samples": len(dataset),
