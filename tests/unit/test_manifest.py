@@ -223,6 +223,10 @@ def test_lists_that_multiply_beyond_reason_are_refused(load_text):
         BASE + f"targets: [{{backend: ncnn, threads: {numbers}, ncnn: {{cores: {cores}}}}}]",
     )
     assert "multiply to 1000000 rows" in text
+    one = f"{{backend: onnxruntime, threads: {numbers}}}"
+    assert "multiply to 1000 rows. A manifest may have 20000 in all" in refusal(
+        load_text, BASE + f"targets: [{', '.join([one] * 21)}]"
+    )
 
 
 # Files that include files
