@@ -107,7 +107,7 @@ def execute(
         started=started,
         finished=datetime.now(UTC),
     )
-    judged = evaluate(services.manifest.gates, record.values, services.host.metrics)
+    judged = evaluate(services.manifest.gates, record.values)
     record = with_gates(record, judged)
     save_run(record, services.run_directory)
     return record

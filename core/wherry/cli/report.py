@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wherry.errors import UsageError
+from wherry.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from wherry.reports import RunRecord
+    from collections.abc import Mapping
+
+    from wherry.reports import Report, RunRecord
 
 
 def report(run: str = "last") -> RunRecord:
-    """A kept run, by id, beginning of an id, tag, ``last`` or ``last~N``.
+    """A kept run, by id, tag, beginning of an id, ``last`` or ``last~N``.
 
     Raises:
         UsageError: there is no such run.
@@ -28,7 +30,7 @@ def report(run: str = "last") -> RunRecord:
 
 
 @click.command(name="report", short_help="Show or convert the report of a run.")
-@click.argument("run", default="last")
+@click.argument("run", required=False)
 @click.option("--format", "form", metavar="FORM", help="json, html, markdown, csv, junit, ...")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout."
@@ -36,44 +38,57 @@ def report(run: str = "last") -> RunRecord:
 @click.option("--list", "listing", is_flag=True, help="List the runs instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the report, or the list.")
 def command(
-    run: str, form: str | None, output: Path | None, listing: bool, as_json: bool
+    run: str | None, form: str | None, output: Path | None, listing: bool, as_json: bool
 ) -> None:
     """Show RUN (an id, a tag, last, last~1, ...; default: last), or write it in another form."""
     if listing:
+        if run or form or output:
+            raise UsageError(
+                "--list shows all runs, in one form", remedy="Give nothing beside it but --json."
+            )
         _print_list(as_json=as_json)
         return
     if as_json:
+        if form not in {None, "json"}:
+            raise UsageError(f"--json and --format {form} ask for two forms", remedy="Give one.")
         form = "json"
     if form is None and output is None:
         from rich.console import Console
 
         from wherry.reports.terminal import print_record
 
-        print_record(report(run), Console())
+        print_record(report(run or "last"), Console())
         return
     from wherry.cli.run import write_reports
     from wherry.host import Host
 
     forms = Host.load().reports
-    if form is None and output is not None:
-        form = next((name for name, kind in forms.items() if kind.suffix == output.suffix), None)
-        if form is None:
-            known = ", ".join(sorted(kind.suffix for kind in forms.values()))
-            raise UsageError(
-                f"no form of a report ends in {output.suffix!r}; there are {known}",
-                remedy="Name one with --format.",
-            )
-    assert form is not None
-    if form not in forms:
+    name = _form(form, output, forms)
+    record = report(run or "last")
+    if output is None:
+        click.echo(forms[name].render(record), nl=False)
+    else:
+        write_reports(record, {name: output}, forms)
+
+
+def _form(form: str | None, output: Path | None, forms: Mapping[str, Report]) -> str:
+    """The form that was asked for, by its name or the end of the file's name."""
+    if form is not None:
+        if form in forms:
+            return form
         raise UsageError(
             f"there is no form of a report named {form!r}",
             remedy=f"There are {', '.join(sorted(forms))}.",
         )
-    record = report(run)
-    if output is None:
-        click.echo(forms[form].render(record), nl=False)
-    else:
-        write_reports(record, {form: output}, forms)
+    assert output is not None
+    for name, known in forms.items():
+        if known.suffix == output.suffix:
+            return name
+    suffixes = ", ".join(sorted(known.suffix for known in forms.values()))
+    raise UsageError(
+        f"no form of a report ends in {output.suffix!r}; there are {suffixes}",
+        remedy="Name one with --format.",
+    )
 
 
 def _print_list(*, as_json: bool) -> None:
@@ -82,25 +97,41 @@ def _print_list(*, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=1))
         return
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table("run", "tag", "started", "manifest", "ok", "failed", "skipped", "gates")
+    from wherry.reports.words import one_line
+
+    console = Console()
     for row in rows:
-        table.add_row(*(escape("-" if cell is None else str(cell)) for cell in row.values()))
-    Console().print(table)
+        if "error" in row:
+            line = f"{row['run']}  {row['error']}"
+        else:
+            tag = f" ({row['tag']})" if row["tag"] else ""
+            counts = ", ".join(
+                f"{row[status]} {status}" for status in ("ok", "failed", "skipped") if row[status]
+            )
+            gates = "gates hold" if row["gates"] else "no gates"
+            if row["gates_failed"]:
+                gates = f"{row['gates_failed']} of {row['gates']} gates failed"
+            line = f"{row['run']}{tag}  {counts}; {gates}  {row['manifest']}"
+        console.print(Text(one_line(line)), soft_wrap=True)
+    if not rows:
+        console.print("There is no run yet; `wherry run` makes one.")
 
 
 def _runs() -> list[dict[str, Any]]:
-    """All runs, the newest last."""
+    """All runs, the newest last; of one that cannot be read, why."""
     from wherry.home import home
-    from wherry.records.runs import REPORT_FILE, list_runs
+    from wherry.records.runs import list_runs, read_report
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in list_runs(home()):
-        values = json.loads((folder / REPORT_FILE).read_text())
+        try:
+            values = read_report(folder)
+        except StoreError as error:
+            rows.append({"run": folder.name, "error": str(error)})
+            continue
         states = [result["status"] for result in values["results"]]
-        broken = sum(not gate["passed"] for gate in values["gates"])
         rows.append(
             {
                 "run": folder.name,
@@ -108,7 +139,8 @@ def _runs() -> list[dict[str, Any]]:
                 "started": values["started"],
                 "manifest": values["manifest"],
                 **{status: states.count(status) for status in ("ok", "failed", "skipped")},
-                "gates": f"{broken} failed" if broken else "hold",
+                "gates": len(values["gates"]),
+                "gates_failed": sum(not gate["passed"] for gate in values["gates"]),
             }
         )
     return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wherry import __version__
 from wherry.errors import UnsupportedError, WherryError
 from wherry.plan import EVALUATION
-from wherry.reports import RunRecord
+from wherry.reports import SCHEMA_VERSION, RunRecord
 from wherry.stats import pareto, summarise
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from wherry.stages.context import Services
     from wherry.stages.convert import Converted
     from wherry.stages.profile import Profiled
-
-SCHEMA_VERSION = 1
 
 
 def assemble(
@@ -73,10 +73,19 @@ def assemble(
         "reference": _reference(outcomes),
         "results": results,
         "gates": [],
-        "steps": [_step(outcome) for outcome in outcomes.values()],
+        "steps": [_step(outcome, outcomes) for outcome in outcomes.values()],
         "plugins": [asdict(info) for info in services.host.plugins],
     }
-    return RunRecord(values, tuple(samples), manifest.text)
+    return RunRecord(_finite(values), tuple(samples), manifest.text)
+
+
+def _finite(value: Any) -> Any:
+    """Plugins' values too; what is no finite number is null, for JSON cannot say it."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _result(
@@ -84,6 +93,7 @@ def _result(
 ) -> tuple[dict[str, Any], Measurement | None]:
     target = row.target
     result: dict[str, Any] = {
+        "name": f"{row.variant}, {target.describe()}",
         "variant": row.variant,
         "target": {
             "backend": target.backend,
@@ -95,6 +105,7 @@ def _result(
         "error": None,
         "latency": None,
         "metrics": {},
+        "evaluated": 0,
         "parity": None,
         "size_bytes": None,
         "peak_memory_bytes": None,
@@ -104,7 +115,9 @@ def _result(
         "artifact": None,
         "cached": False,
         "warnings": [],
+        "sensors": [],
         "provenance": {},
+        "extra": {},
     }
     warnings: list[str] = []
     error: WherryError | None = None
@@ -139,10 +152,15 @@ def _result(
     if measured is not None:
         result["status"] = "ok"
         result["latency"] = latency(measured, services.manifest.measure.seed)
-        result["metrics"] = dict(measured.metrics)
+        for name, value in measured.metrics.items():
+            if math.isfinite(value):
+                result["metrics"][name] = value
+            else:
+                warnings.append(f"The metric {name} is {value}: it is left out.")
         result["peak_memory_bytes"] = measured.peak_memory_bytes
         result["evaluated"] = measured.evaluated
         result["sensors"] = [asdict(reading) for reading in measured.sensors]
+        result["extra"] = dict(measured.extra)
     elif error is not None:
         result["status"] = "skipped" if isinstance(error, UnsupportedError) else "failed"
         result["error"] = str(error)
@@ -183,27 +201,27 @@ def _middle(values: tuple[float, ...]) -> float:
 
 
 def _relate(results: list[dict[str, Any]], plan: Plan, services: Services) -> None:
-    """Speed-ups against fp32, and the Pareto marks of each device."""
+    """Speed-ups against fp32, and the Pareto marks of each device; none where it is emulated."""
+    timed = [r for r in results if r["latency"] and not r["latency"]["emulated"]]
     fp32 = {
-        _peer(result): result["latency"]["median_ms"]
-        for result in results
-        if result["latency"] and result["target"]["precision"] == "fp32"
+        _peer(result): result["latency"]
+        for result in timed
+        if result["target"]["precision"] == "fp32"
     }
-    for result in results:
-        base = fp32.get(_peer(result))
-        if result["latency"] and base:
-            speedup = base / result["latency"]["median_ms"]
-            result["speedup_vs_fp32"] = speedup
+    for result in timed:
+        base, latency = fp32.get(_peer(result)), result["latency"]
+        if base is None or not latency["median_ms"]:
+            continue
+        speedup = base["median_ms"] / latency["median_ms"]
+        result["speedup_vs_fp32"] = speedup
+        if latency["ci95_ms"][0] > base["ci95_ms"][1]:  # beyond the noise
             precision = result["target"]["precision"]
-            if precision != "fp32" and speedup < 1:
-                result["warnings"].append(
-                    f"{precision} is slower than fp32 here (x{speedup:.2f})"
-                )
+            result["warnings"].append(f"{precision} is slower than fp32 here (x{speedup:.2f})")
     first = plan.manifest.metrics[0] if plan.manifest.metrics else None
-    sign = -1.0 if first and services.host.metrics[first.name].better == "higher" else 1.0
+    sign = -1.0 if first and services.host.metrics[first.name].better == "lower" else 1.0
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        if result["latency"] and (first is None or first.key in result["metrics"]):
+    for result in timed:
+        if first is None or first.key in result["metrics"]:
             # what was timed by unlike clocks is never ranked together
             group = (result["target"]["device"], result["latency"]["timed_by"])
             groups.setdefault(group, []).append(result)
@@ -211,7 +229,7 @@ def _relate(results: list[dict[str, Any]], plan: Plan, services: Services) -> No
         points = [
             (
                 r["latency"]["median_ms"],
-                sign * r["metrics"][first.key] if first else float(r["size_bytes"]),
+                sign * r["metrics"][first.key] if first else -float(r["size_bytes"]),
             )
             for r in group_results
         ]
@@ -219,11 +237,12 @@ def _relate(results: list[dict[str, Any]], plan: Plan, services: Services) -> No
             result["pareto"] = bool(best)
 
 
-def _peer(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """What a result shares with its fp32 counterpart."""
+def _peer(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a result shares with its fp32 counterpart: all but the precision, and the clock."""
     target = result["target"]
-    options = repr(sorted(target["options"].items()))
-    return (result["variant"], target["backend"], target["device"], options)
+    options = json.dumps(target["options"], sort_keys=True)
+    clock = result["latency"]["timed_by"]
+    return (result["variant"], target["backend"], target["device"], options, clock)
 
 
 def _host() -> dict[str, Any]:
@@ -272,14 +291,18 @@ def _reference(outcomes: Mapping[str, StepOutcome]) -> dict[str, Any] | None:
     return {"metrics": dict(outcome.result.value.metrics), "data": EVALUATION}
 
 
-def _step(outcome: StepOutcome) -> dict[str, Any]:
-    state = "failed"
+def _step(outcome: StepOutcome, outcomes: Mapping[str, StepOutcome]) -> dict[str, Any]:
+    step, error = outcome.step, outcome.error
     if outcome.result is not None:
         state = "cached" if outcome.result.cached else "done"
+    else:  # a step that was not run has the error of the one that it needed
+        blocked = any(outcomes[need].error is error for need in step.needs)
+        state = "skipped" if blocked else "failed"
     return {
-        "id": outcome.step.id,
-        "title": outcome.step.title,
+        "id": step.id,
+        "kind": step.kind,
+        "title": step.title,
         "state": state,
         "seconds": round(outcome.seconds, 3),
-        "error": str(outcome.error) if outcome.error else None,
+        "error": str(error) if error else None,
     }

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wherry.stats import P90_SAMPLES
+
 if TYPE_CHECKING:
-    from wherry.manifest.sections import Gate
-    from wherry.metrics import MetricKind
+    from wherry.manifest.sections import Drop, Gate
+
+TIMED = ("latency.median_ms", "latency.p90_ms", "latency.mean_ms", "load_ms")
+"""What gates can look at that means nothing on an emulated board."""
 
 
 @dataclass(frozen=True)
@@ -21,123 +26,115 @@ class _Finding:
     reason: str
 
 
-def evaluate(
-    gates: Sequence[Gate],
-    values: Mapping[str, Any],
-    metric_kinds: Mapping[str, MetricKind],
-) -> list[dict[str, Any]]:
+def evaluate(gates: Sequence[Gate], values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Judge every gate.
 
     Args:
         gates: of the manifest.
         values: the report's JSON, without its gates.
-        metric_kinds: by the kind's name, for the direction of ``max_drop``.
 
     Returns:
         Per gate, as the report's ``gates``: ``gate`` (its text), ``passed``, ``value`` (of the
         result that is the closest to failing, or fails worst), ``result`` (which one), ``reason``
         and ``location``.
     """
-    return [_evaluate(gate, values, metric_kinds) for gate in gates]
+    return [_evaluate(gate, values) for gate in gates]
 
 
-def name_of(result: Mapping[str, Any]) -> str:
-    """A result in words: ``slim, ncnn fp16 on pi4``, with its threads where there are several."""
-    target = result["target"]
-    threads = target["options"].get("threads", 1)
-    more = f" ({threads} threads)" if threads != 1 else ""
-    words = f"{target['backend']} {target['precision']} on {target['device']}{more}"
-    return f"{result['variant']}, {words}"
-
-
-def _evaluate(
-    gate: Gate, values: Mapping[str, Any], metric_kinds: Mapping[str, MetricKind]
-) -> dict[str, Any]:
+def _evaluate(gate: Gate, values: Mapping[str, Any]) -> dict[str, Any]:
     findings = [
-        _judge(gate, result, values, metric_kinds)
-        for result in values["results"]
-        if _selects(gate, result)
+        _judge(gate, result, values) for result in values["results"] if _selects(gate, result)
     ]
-    if findings:
-        worst = min(findings, key=lambda finding: finding.slack)
-    else:
-        worst = _Finding(float("-inf"), None, "", "no result is like its `where:`")
+    if not findings:
+        findings = [_Finding(-math.inf, None, "", "no result is like its `where:`")]
+    worst = min(findings, key=lambda finding: finding.slack)
+    reason = worst.reason
+    if others := sum(finding.slack < 0 for finding in findings) - 1 if worst.slack < 0 else 0:
+        reason += f"; {others} more {'does' if others == 1 else 'do'} not hold it"
     return {
         "gate": gate.text,
         "passed": worst.slack >= 0,
         "value": worst.value,
         "result": worst.result,
-        "reason": worst.reason,
+        "reason": reason,
         "location": gate.location,
     }
 
 
 def _selects(gate: Gate, result: Mapping[str, Any]) -> bool:
     where, target = gate.where, result["target"]
-    wanted = {
-        "variant": (where.variant, result["variant"]),
-        "backend": (where.backend, target["backend"]),
-        "precision": (where.precision, target["precision"]),
-        "device": (where.device, target["device"]),
-        "threads": (where.threads, target["options"].get("threads", 1)),
-    }
-    return all(allowed is None or found in allowed for allowed, found in wanted.values())
+    wanted = (
+        (where.variant, result["variant"]),
+        (where.backend, target["backend"]),
+        (where.precision, target["precision"]),
+        (where.device, target["device"]),
+        (where.threads, target["options"].get("threads", 1)),
+    )
+    return all(allowed is None or found in allowed for allowed, found in wanted)
 
 
-def _judge(
-    gate: Gate,
-    result: Mapping[str, Any],
-    values: Mapping[str, Any],
-    metric_kinds: Mapping[str, MetricKind],
-) -> _Finding:
-    name = name_of(result)
-    value = _value(gate.metric, result)
+def _judge(gate: Gate, result: Mapping[str, Any], values: Mapping[str, Any]) -> _Finding:
+    name, metric = result["name"], gate.metric
+    if result["status"] != "ok":
+        reason = f"{name} was not measured: {result['error']}"
+        return _Finding(-math.inf, None, name, reason)
+    value, latency = _value(metric, result), result["latency"]
     if value is None:
-        why = result["error"] or f"it has no {gate.metric}"
-        return _Finding(float("-inf"), None, name, f"{name} was not measured: {why}")
-    latency = result["latency"] or {}
-    timed = gate.metric.startswith("latency.") or gate.metric == "load_ms"
-    if timed and latency.get("emulated"):
-        reason = f"{name} ran on an emulated board, where {gate.metric} means nothing"
-        return _Finding(float("-inf"), value, name, reason)
-    baseline, higher = None, True
-    if gate.max_drop is not None:
-        baseline = ((values.get("reference") or {}).get("metrics") or {}).get(gate.metric)
-        if baseline is None:
-            reason = f"there is no {gate.metric} of the original to compare {name} with"
-            return _Finding(float("-inf"), value, name, reason)
-        kind = metric_kinds[gate.metric.split(".", 1)[0]]
-        higher = kind.better == "higher"
-    slacks = _slacks(gate, value, baseline, higher=higher)
-    slack, reason = min(slacks, key=lambda item: item[0])
-    reason = f"{name}: {reason}"
-    if gate.metric == "latency.median_ms" and _within_noise(gate, latency):
-        reason += ", within noise: the bound lies in the 95 % interval"
-    if timed and not latency.get("clean", True):
-        reason += "; the measurement is not clean"
-    return _Finding(slack, value, name, reason)
+        return _Finding(-math.inf, None, name, f"{name} has no {metric}{_why(metric, latency)}")
+    if metric in TIMED and latency["emulated"]:
+        reason = f"{name} ran on an emulated board, where {metric} means nothing"
+        return _Finding(-math.inf, value, name, reason)
 
-
-def _slacks(
-    gate: Gate, value: float, baseline: float | None, *, higher: bool
-) -> list[tuple[float, str]]:
-    """Per bound of the gate, how far the value is on the right side of it, in bounds' units."""
-    found: list[tuple[float, str]] = []
+    bounds: list[tuple[float, str]] = []
+    shown = f"{metric} {_text(value)}"
     if gate.min is not None:
-        found.append((value - gate.min, f"{gate.metric} {value:.6g}, at least {gate.min:.6g}"))
+        bounds.append((value - gate.min, f"{shown}, at least {_text(gate.min)}"))
     if gate.max is not None:
-        found.append((gate.max - value, f"{gate.metric} {value:.6g}, at most {gate.max:.6g}"))
-    if gate.max_drop is not None and baseline is not None:
-        drop = baseline - value if higher else value - baseline
-        allowed = gate.max_drop.amount * (abs(baseline) if gate.max_drop.relative else 1.0)
-        word = "drop" if higher else "rise"
-        text = (
-            f"{gate.metric} {value:.6g} against {baseline:.6g}, a {word} of {drop:.6g}, "
-            f"at most {allowed:.6g}"
-        )
-        # sums of floats: a drop that equals the bound in decimal must hold
-        found.append((allowed - drop + 1e-12, text))
-    return found
+        bounds.append((gate.max - value, f"{shown}, at most {_text(gate.max)}"))
+    if gate.max_drop is not None:
+        original = _number((values["reference"] or {"metrics": {}})["metrics"].get(metric))
+        if original is None:
+            reason = f"there is no {metric} of the original to compare {name} with"
+            return _Finding(-math.inf, value, name, reason)
+        better = {known["name"]: known["better"] for known in values["metrics"]}
+        slack, text = _drop(gate.max_drop, value, original, higher=better[metric] == "higher")
+        bounds.append((slack, f"{shown} against {_text(original)}, {text}"))
+
+    slack, reason = min(bounds)
+    if metric == "latency.median_ms" and _within_noise(gate, latency):
+        reason += ", within noise: the bound lies in the 95 % interval"
+    if metric in TIMED and not latency["clean"]:
+        reason += "; the measurement is not clean"
+    return _Finding(slack, value, name, f"{name}: {reason}")
+
+
+def _value(metric: str, result: Mapping[str, Any]) -> float | None:
+    """Of a result that was measured; None where it has none that is a finite number."""
+    if metric in result["metrics"]:
+        return _number(result["metrics"][metric])
+    if metric == "load_ms":
+        return _number(result["latency"]["load_ms"])
+    section, _, key = metric.partition(".")
+    if section in {"latency", "parity"}:
+        return _number((result[section] or {}).get(key))
+    return _number(result.get(metric))
+
+
+def _why(metric: str, latency: Mapping[str, Any]) -> str:
+    if metric == "latency.p90_ms":
+        return f": there are {latency['samples']} samples, and it takes {P90_SAMPLES}"
+    return ""
+
+
+def _drop(allowed: Drop, value: float, original: float, *, higher: bool) -> tuple[float, str]:
+    """By how much the drop is below the allowed one, and in words."""
+    drop = original - value if higher else value - original
+    most = allowed.amount * (abs(original) if allowed.relative else 1.0)
+    word = "drop" if higher else "rise"
+    found = f"a {word} of {_text(drop)}" if drop > 0 else f"no {word}"
+    # differences of floats: a drop that equals the bound in decimal holds
+    rounding = 1e-12 * (abs(original) + abs(value))
+    return most - drop + rounding, f"{found}, at most {_text(most)}"
 
 
 def _within_noise(gate: Gate, latency: Mapping[str, Any]) -> bool:
@@ -145,19 +142,11 @@ def _within_noise(gate: Gate, latency: Mapping[str, Any]) -> bool:
     return any(bound is not None and low <= bound <= high for bound in (gate.min, gate.max))
 
 
-def _value(metric: str, result: Mapping[str, Any]) -> float | None:
-    if result["status"] != "ok":
-        return None
-    if metric == "load_ms":
-        return _number((result["latency"] or {}).get("load_ms"))
-    for section in ("latency", "parity"):
-        if metric.startswith(f"{section}."):
-            return _number((result[section] or {}).get(metric.split(".", 1)[1]))
-    if metric in {"size_bytes", "peak_memory_bytes"}:
-        return _number(result[metric])
-    return _number(result["metrics"].get(metric))
-
-
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if numeric and math.isfinite(value) else None
 
+
+def _text(value: float) -> str:
+    """Six digits, but whole numbers (of bytes) in full."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+SCHEMA_VERSION = 1
+"""Of the report's JSON, a contract: ``schema.json`` beside this file, ``docs/report-json.md``."""
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -1,4 +1,4 @@
-"""The report as one HTML page that opens offline: picture, table, gates, boards, manifest."""
+"""The report as one HTML page that opens offline: gates, picture, table, boards, manifest."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wherry.records.gates import name_of
-from wherry.reports import RunRecord
-from wherry.reports.terminal import LEGEND, bytes_text, collect_warnings, marks, metric_text
+from wherry.reports import RunRecord, words
+from wherry.reports.words import Result
 
 WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 20, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 30, 20, 50
 SHAPES = ("circle", "square", "diamond", "triangle")
+COLOURS = 8
+TOGETHER = 8.0
+"""Points nearer than this cover each other: each of them names them all."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,36 @@ class Tick:
 
 @dataclass(frozen=True)
 class Point:
-    """A result in the picture."""
+    """A result in the picture.
+
+    Attributes:
+        colour: index of its backend's colour.
+        shape: one of `SHAPES`, its precision's.
+        label: all results here, a line each.
+        count: how many they are, at the one that is drawn last; else 0.
+    """
 
     x: float
     y: float
-    series: int
+    colour: int
     shape: str
     label: str
-    front: bool
+    count: int
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Latency against the first metric (or the size) for the results of one device."""
+    """Latency against the first metric (or the size) for the results that one clock timed.
 
-    device: str
+    Attributes:
+        title: what is shown of which device.
+        axis: what goes up.
+        front: the Pareto front, as the points of a polyline.
+        series: (colour, shape, text) of the legend.
+        summary: for who cannot see it.
+    """
+
+    title: str
     axis: str
     points: tuple[Point, ...]
     front: str
@@ -51,87 +68,124 @@ class Picture:
 
 
 def render(record: RunRecord) -> str:
-    """The page. Every text from outside is escaped by the template."""
+    """The page. Every text from outside is cleaned and escaped by the template."""
     import jinja2
+
+    def finalize(value: Any) -> Any:
+        made_here = hasattr(value, "__html__")  # by a macro of the template
+        return words.clean(value) if isinstance(value, str) and not made_here else value
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("wherry.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=bytes_text, metric=metric_text)
-    values = record.values
-    devices = dict.fromkeys(result["target"]["device"] for result in values["results"])
+    values, results = record.values, record.values["results"]
+    measured = [result for result in results if result["status"] == "ok"]
     return environment.get_template("report.html").render(
         values=values,
         manifest=record.manifest,
-        devices=list(devices),
-        pictures=[picture for device in devices if (picture := _picture(device, values))],
+        measured=measured,
+        unmeasured=words.unmeasured(results),
+        notes=words.notes(results),
+        pictures=_pictures(measured, values),
+        options=list(dict.fromkeys(["threads", *words.differing_options(measured)])),
         metrics=[metric["name"] for metric in values["metrics"]],
-        warnings=collect_warnings(values["results"]),
         counts={
-            status: sum(result["status"] == status for result in values["results"])
+            status: sum(result["status"] == status for result in results)
             for status in ("ok", "failed", "skipped")
         },
-        legend=LEGEND,
-        marks=marks,
-        name_of=name_of,
+        clocks=sorted({result["latency"]["timed_by"] for result in measured}),
+        words=words,
         width=WIDTH,
         height=HEIGHT,
         frame=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
     )
 
 
-def _picture(device: str, values: Mapping[str, Any]) -> Picture | None:
+def _pictures(measured: Sequence[Result], values: Mapping[str, Any]) -> list[Picture]:
+    """One a device and clock; of an emulated board there is none, for its latency says nothing."""
     first = values["metrics"][0]["name"] if values["metrics"] else None
-    axis = first or "size, kB"
-    results = [
-        result
-        for result in values["results"]
-        if result["target"]["device"] == device
-        and result["status"] == "ok"
-        and (first is None or result["metrics"].get(first) is not None)
+    groups: dict[tuple[str, str], list[tuple[Result, float, float]]] = {}
+    for result in measured:
+        latency = result["latency"]
+        worth = result["metrics"].get(first) if first else result["size_bytes"] / 1000
+        if worth is not None and not latency["emulated"]:
+            group = groups.setdefault((result["target"]["device"], latency["timed_by"]), [])
+            group.append((result, latency["median_ms"], worth))
+    clocks = {clock for _, clock in groups}
+    return [
+        _picture(
+            device + (f", timed by {clock}" if len(clocks) > 1 else ""), first or "size, kB", group
+        )
+        for (device, clock), group in groups.items()
     ]
-    if not results:
-        return None
-    xs = [result["latency"]["median_ms"] for result in results]
-    ys = [result["metrics"][first] if first else result["size_bytes"] / 1000 for result in results]
-    x_low, x_high, x_ticks = _scale([0.0, *xs], LEFT, WIDTH - RIGHT)
-    y_low, y_high, y_ticks = _scale(ys, HEIGHT - BOTTOM, TOP)
+
+
+def _picture(place: str, axis: str, group: Sequence[tuple[Result, float, float]]) -> Picture:
+    x_low, x_high, x_ticks = _scale([0.0, *(x for _, x, _ in group)], LEFT, WIDTH - RIGHT)
+    y_low, y_high, y_ticks = _scale([y for _, _, y in group], HEIGHT - BOTTOM, TOP)
+    spots = [
+        (
+            round(_place(x, x_low, x_high, LEFT, WIDTH - RIGHT), 1),
+            round(_place(y, y_low, y_high, HEIGHT - BOTTOM, TOP), 1),
+        )
+        for _, x, y in group
+    ]
     kinds = list(
-        dict.fromkeys((r["target"]["backend"], r["target"]["precision"]) for r in results)
+        dict.fromkeys((r["target"]["backend"], r["target"]["precision"]) for r, _, _ in group)
     )
     backends = list(dict.fromkeys(backend for backend, _ in kinds))
     precisions = list(dict.fromkeys(precision for _, precision in kinds))
-    points = tuple(
-        Point(
-            round(_place(x, x_low, x_high, LEFT, WIDTH - RIGHT), 1),
-            round(_place(y, y_low, y_high, HEIGHT - BOTTOM, TOP), 1),
-            backends.index(result["target"]["backend"]) % 8,
-            SHAPES[precisions.index(result["target"]["precision"]) % len(SHAPES)],
-            f"{name_of(result)}: {x:.3f} ms, {axis} {metric_text(y)}",
-            bool(result["pareto"]),
-        )
-        for result, x, y in zip(results, xs, ys, strict=True)
+
+    def look(backend: str, precision: str) -> tuple[int, str]:
+        shape = SHAPES[precisions.index(precision) % len(SHAPES)]
+        return backends.index(backend) % COLOURS, shape
+
+    labels = [
+        f"{result['name']}: {words.ms_text(x)} ms, {axis} {words.metric_text(y)}"
+        for result, x, y in group
+    ]
+    points = []
+    for here in _clusters(spots):
+        for index in here:
+            target = group[index][0]["target"]
+            label = "\n".join(labels[i] for i in here)
+            count = len(here) if len(here) > 1 and index == here[-1] else 0
+            points.append(
+                Point(*spots[index], *look(target["backend"], target["precision"]), label, count)
+            )
+    front = sorted(
+        spot for (result, _, _), spot in zip(group, spots, strict=True) if result["pareto"]
     )
-    front = sorted((point for point in points if point.front), key=lambda point: point.x)
     return Picture(
-        device=device,
+        title=f"Latency and {axis} on {place}",
         axis=axis,
-        points=points,
-        front=" ".join(f"{point.x},{point.y}" for point in front),
+        points=tuple(points),
+        front=" ".join(f"{x},{y}" for x, y in front),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        series=tuple(
-            (backends.index(backend) % 8, SHAPES[precisions.index(precision) % len(SHAPES)],
-             f"{backend} {precision}")
-            for backend, precision in kinds
-        ),  # fmt: skip
-        summary=f"{len(points)} results on {device}: latency in milliseconds against {axis}; "
+        series=tuple((*look(backend, precision), f"{backend} {precision}")
+                     for backend, precision in kinds),
+        summary=f"{len(points)} results on {place}: latency in milliseconds against {axis}; "
         f"{len(front)} on the Pareto front. The table below has all figures.",
-    )
+    )  # fmt: skip
+
+
+def _clusters(spots: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Indices of spots that cover each other."""
+    found: list[list[int]] = []
+    for index, spot in enumerate(spots):
+        near = (here for here in found if math.dist(spots[here[0]], spot) < TOGETHER)
+        cluster = next(near, None)
+        if cluster is None:
+            found.append([index])
+        else:
+            cluster.append(index)
+    return found
 
 
 def _scale(
@@ -139,7 +193,7 @@ def _scale(
 ) -> tuple[float, float, tuple[Tick, ...]]:
     """Round limits around the values, and the ticks between them."""
     low, high = min(values), max(values)
-    if high - low < 1e-12 * max(1.0, abs(high)):
+    if high - low < 1e-9 * max(abs(low), abs(high)) or high == low:
         margin = abs(high) * 0.05 or 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / 5

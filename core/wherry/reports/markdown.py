@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wherry.records.gates import name_of
-from wherry.reports import RunRecord
-from wherry.reports.terminal import LEGEND, bytes_text, collect_warnings, marks, metric_text
+from wherry.reports import RunRecord, words
+from wherry.reports.words import Result
 
-_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#+!|~"})
+_SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]<>#+!|~&"})
 
 
 def render(record: RunRecord) -> str:
-    """A table of the results, the front's marks, what went wrong, the gates."""
+    """A table of the results, the front's marks, what went wrong, the gates; a line is a line."""
     values = record.values
     lines = [f"### wherry: {_text(values['manifest'])}", ""]
     measured = [result for result in values["results"] if result["status"] == "ok"]
     if measured:
         lines += [*_table(measured, values), ""]
-    for result in values["results"]:
-        if result["status"] != "ok":
-            lines.append(f"- **{result['status']}**: {_text(name_of(result))}: {_text(result['error'])}")
-    lines += [
-        f"- note: {_text(text)} ({len(names)} of {len(values['results'])} targets)"
-        for text, names in collect_warnings(values["results"]).items()
-    ]
+    for status, note in words.unmeasured(values["results"]):
+        lines.append(f"- **{status}**: {_text(note.where)}: {_text(note.text)}")
+    for note in words.notes(values["results"]):
+        lines.append(f"- note: {_text(note.text)} ({_text(note.where)})")
     for gate in values["gates"]:
         verdict = "gate holds" if gate["passed"] else "**gate failed**"
         lines.append(f"- {verdict}: {_text(gate['gate'])}: {_text(gate['reason'])}")
-    lines += ["", f"Run `{values['run_id']}`, wherry {values['wherry']}, {values['finished']}."]
+    run, version, end = (_text(values[key]) for key in ("run_id", "wherry", "finished"))
+    lines += ["", f"Run {run}, wherry {version}, {end}."]
     return "\n".join(lines) + "\n"
 
 
-def _table(results: Iterable[Mapping[str, Any]], values: Mapping[str, Any]) -> list[str]:
-    results = list(results)
+def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
     metrics = [metric["name"] for metric in values["metrics"]]
     head = ["target", "median ms", "95 %", "vs fp32", *metrics, "size", ""]
-    rows = [_row(head), _row(["---", *["---:"] * (len(head) - 2), "---"])]
+    rows = [_row(head), f"| --- |{' ---: |' * (len(head) - 2)} --- |"]
     for result in results:
-        latency, speedup = result["latency"], result["speedup_vs_fp32"]
-        low, high = latency["ci95_ms"]
+        latency = result["latency"]
         rows.append(
             _row(
                 [
-                    _text(name_of(result)),
-                    f"{latency['median_ms']:.3f}",
-                    f"{low:.3f} to {high:.3f}",
-                    f"x{speedup:.2f}" if speedup is not None else "-",
-                    *(metric_text(result["metrics"].get(name)) for name in metrics),
-                    bytes_text(result["size_bytes"]),
-                    _text(marks(result)),
+                    result["name"],
+                    words.ms_text(latency["median_ms"]),
+                    " to ".join(words.ms_text(end) for end in latency["ci95_ms"]),
+                    words.speedup_text(result["speedup_vs_fp32"]),
+                    *(words.metric_text(result["metrics"].get(name)) for name in metrics),
+                    words.bytes_text(result["size_bytes"]),
+                    words.marks(result),
                 ]
             )
         )
-    present = "".join(marks(result) for result in results)
-    legend = ", ".join(f"{_text(sign)} {text}" for sign, text in LEGEND.items() if sign in present)
-    return [*rows, *(["", legend] if legend else [])]
+    explained = ", ".join(f"{sign} {text}" for sign, text in words.legend(results).items())
+    return [*rows, *(["", _text(explained)] if explained else [])]
 
 
 def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(_text, cells))} |"
 
 
 def _text(value: object) -> str:
     """Any text on one line, with nothing left that Markdown or HTML would take for markup."""
-    return " ".join(str(value).split()).translate(_SPECIAL)
+    return words.one_line(value).translate(_SPECIAL)

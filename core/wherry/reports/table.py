@@ -4,55 +4,68 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
 from typing import Any
 
 from wherry.reports import RunRecord
+from wherry.reports.words import Result, clean, option_text
 
-_LATENCY = ("median_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "samples", "load_ms", "first_ms",
-            "with_copies_ms", "timed_by", "clean", "emulated")  # fmt: skip
+_LATENCY = ("p90_ms", "p99_ms", "min_ms", "mean_ms", "samples", "outliers", "rounds", "load_ms",
+            "first_ms", "with_copies_ms", "timed_by", "clean", "steady", "emulated")  # fmt: skip
 
 
 def render(record: RunRecord) -> str:
     """RFC 4180 with a head line; text that a spreadsheet would run as a formula is quoted."""
-    values = record.values
-    metrics = [metric["name"] for metric in values["metrics"]]
-    options = sorted({key for r in values["results"] for key in r["target"]["options"]})
-    head = [
-        *("run_id", "variant", "backend", "precision", "device", "status"),
-        *(f"option.{key}" for key in options),
-        *(f"latency.{key}" for key in ("ci95_low_ms", "ci95_high_ms", *_LATENCY)),
-        *(f"metric.{name}" for name in metrics),
-        *("parity.sqnr_db", "parity.cosine", "size_bytes", "peak_memory_bytes"),
-        *("speedup_vs_fp32", "pareto", "artifact", "error"),
-    ]
+    results = record.values["results"]
+    options = sorted({name for result in results for name in result["target"]["options"]})
+    columns: dict[str, tuple[str | int, ...]] = {
+        "variant": ("variant",),
+        **{key: ("target", key) for key in ("backend", "precision", "device")},
+        "status": ("status",),
+        **{f"option.{name}": ("target", "options", name) for name in options},
+        "latency.median_ms": ("latency", "median_ms"),
+        "latency.ci95_low_ms": ("latency", "ci95_ms", 0),
+        "latency.ci95_high_ms": ("latency", "ci95_ms", 1),
+        **{f"latency.{key}": ("latency", key) for key in _LATENCY},
+        **{
+            f"metric.{metric['name']}": ("metrics", metric["name"])
+            for metric in record.values["metrics"]
+        },
+        **{f"parity.{key}": ("parity", key) for key in ("sqnr_db", "cosine")},
+        **{
+            key: (key,)
+            for key in ("size_bytes", "peak_memory_bytes", "speedup_vs_fp32", "pareto", "cached",
+                        "artifact", "error")
+        },
+    }  # fmt: skip
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow([_cell(name) for name in head])
-    for result in values["results"]:
-        writer.writerow([_cell(value) for value in _values(result, options, metrics, values)])
+    writer.writerow(["run_id", *map(_cell, columns)])
+    for result in results:
+        cells = [_cell(_at(result, path)) for path in columns.values()]
+        writer.writerow([_cell(record.values["run_id"]), *cells])
     return stream.getvalue()
 
 
-def _values(
-    result: Mapping[str, Any], options: list[str], metrics: list[str], values: Mapping[str, Any]
-) -> list[Any]:
-    target, latency, parity = result["target"], result["latency"] or {}, result["parity"] or {}
-    return [
-        *(values["run_id"], result["variant"], target["backend"], target["precision"]),
-        *(target["device"], result["status"]),
-        *(target["options"].get(key) for key in options),
-        *(latency.get("ci95_ms") or (None, None)),
-        *(latency.get(key) for key in _LATENCY),
-        *(result["metrics"].get(name) for name in metrics),
-        *(parity.get("sqnr_db"), parity.get("cosine"), result["size_bytes"]),
-        *(result["peak_memory_bytes"], result["speedup_vs_fp32"], result["pareto"]),
-        *(result["artifact"], result["error"]),
-    ]
+def _at(result: Result, path: tuple[str | int, ...]) -> Any:
+    """The value at a path; None where something on the way is None or absent."""
+    value: Any = result
+    for key in path:
+        if value is None:
+            return None
+        value = value[key] if isinstance(key, int) else value.get(key)
+    return value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Spreadsheets run what begins so (OWASP, CSV injection); a quote before it stops them."""
 
 
 def _cell(value: Any) -> Any:
-    """Spreadsheets run what begins so (OWASP, CSV injection); a quote before it stops them."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return "" if value is None else value
+    if value is None:
+        return ""
+    if isinstance(value, list | dict):
+        value = option_text(value)
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if value.startswith(_FORMULA) else text

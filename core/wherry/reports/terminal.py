@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from wherry.records.gates import name_of
+from wherry.reports import words
+from wherry.reports.words import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,160 +15,145 @@ if TYPE_CHECKING:
 
     from wherry.reports import RunRecord
 
-LEGEND = {
-    "*": "Pareto front",
-    "~": "not clean: something disturbed the measurement",
-    "e": "emulated board: the latency means nothing",
-    "c": "from the store",
-}
+VARIANT_WIDTH = 12
+"""Names of variants fold to this before a table becomes wider than the terminal."""
 
 
 def print_record(record: RunRecord, console: Console) -> None:
     """Print all that a user has to know of a run."""
-    from rich.markup import escape
-
     values = record.values
-    console.print(
-        f"run {values['run_id']} of {escape(str(values['manifest']))}", highlight=False
-    )
-    devices = dict.fromkeys(result["target"]["device"] for result in values["results"])
+    results: Sequence[Result] = values["results"]
+    _say(console, f"run {values['run_id']} of {values['manifest']}")
+    measured = [result for result in results if result["status"] == "ok"]
+    devices = dict.fromkeys(result["target"]["device"] for result in measured)
     for device in devices:
-        results = [r for r in values["results"] if r["target"]["device"] == device]
-        measured = [r for r in results if r["status"] == "ok"]
-        if measured:
-            console.print(_table(device, measured, values, console.width))
-        for result in results:
-            if result["status"] != "ok":
-                line = f"{result['status']}: {name_of(result)}: {result['error']}"
-                console.print(escape(line), style="red", soft_wrap=True, highlight=False)
-    _print_front(values, console)
-    for text, names in collect_warnings(values["results"]).items():
-        line = f"note: {text} [{', '.join(names)}]"
-        console.print(escape(line), style="yellow", soft_wrap=True, highlight=False)
+        shown = [result for result in measured if result["target"]["device"] == device]
+        console.print(_table(device, shown, values, console.width), crop=False)
+        _print_front(shown, values, console)
+        console.print()
+    for status, note in words.unmeasured(results):
+        _say(console, f"{status}: {note.where}: {note.text}", "red")
+    for note in words.notes(results):
+        _say(console, f"note: {note.text} [{note.where}]", "yellow")
     for gate in values["gates"]:
-        verdict = "gate holds" if gate["passed"] else "gate FAILED"
-        console.print(
-            escape(f"{verdict}: {gate['gate']}: {gate['reason']}"),
-            style="green" if gate["passed"] else "bold red",
-            soft_wrap=True,
-            highlight=False,
-        )
+        verdict, style = ("holds", "green") if gate["passed"] else ("FAILED", "bold red")
+        _say(console, f"gate {verdict}: {gate['gate']}: {gate['reason']}", style)
 
 
-def collect_warnings(results: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Each warning and disturbance once, with the results that it speaks of."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        disturbances = (result["latency"] or {}).get("disturbances", ())
-        for text in [*result["warnings"], *disturbances]:
-            found.setdefault(text, []).append(name_of(result))
-    return found
+def _say(console: Console, text: str, style: str = "") -> None:
+    """A paragraph; nothing in it is markup, and its further lines are indented."""
+    from rich.text import Text
+
+    lines = words.clean(text).replace("\n", "\n  ")
+    console.print(Text(lines, style=style), soft_wrap=True)
 
 
-def marks(result: Mapping[str, Any]) -> str:
-    """The signs of `LEGEND` that a result has."""
-    latency = result["latency"] or {}
-    signs = {
-        "*": result["pareto"],
-        "~": latency and not latency["clean"],
-        "e": latency.get("emulated"),
-        "c": result.get("cached"),
-    }
-    return "".join(sign for sign, present in signs.items() if present)
-
-
-def bytes_text(count: int | None) -> str:
-    """``1.4 MB``; decimal units, as the sizes of files are sold."""
-    if count is None:
-        return "-"
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _table(
-    device: str, results: Sequence[Mapping[str, Any]], values: Mapping[str, Any], width: int
-) -> Table:
-    """On a narrow terminal the memory and then the interval are left out; files have both."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    board = values["devices"].get(device, {})
-    title = f"{device}: {board.get('model') or board.get('cpu') or 'unknown board'}"
-    present = "".join(marks(result) for result in results)
-    caption = "   ".join(f"{sign} {text}" for sign, text in LEGEND.items() if sign in present)
-    table = Table(
-        title=escape(title),
-        caption=escape(caption),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    several = len({r["target"]["options"].get("threads", 1) for r in results}) > 1
-    names = [metric["name"] for metric in values["metrics"]]
-    rows = [_cells(result, names) for result in results]
-    left_out = {"threads"} if not several else set()
-    needed = sum(max(len(head), *(len(row[head]) for row in rows)) + 1 for head in rows[0])
-    for head in ("memory", "95 %"):
-        if needed > width:
-            left_out.add(head)
-            needed -= max(len(head), *(len(row[head]) for row in rows)) + 1
-    for head in rows[0]:
-        if head not in left_out:
-            words = head in {"variant", "backend", "precision", ""}
-            table.add_column(
-                escape(head), justify="left" if words else "right", no_wrap=head != "variant"
-            )
-    for row in rows:
-        table.add_row(*(escape(text) for head, text in row.items() if head not in left_out))
-    return table
-
-
-def _cells(result: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, str]:
-    """A line of the table by the heads of its columns."""
-    latency, target = result["latency"], result["target"]
-    low, high = latency["ci95_ms"]
-    speedup = result["speedup_vs_fp32"]
-    return {
-        "variant": result["variant"],
-        "backend": target["backend"],
-        "precision": target["precision"],
-        "threads": str(target["options"].get("threads", 1)),
-        "median ms": f"{latency['median_ms']:.3f}",
-        "95 %": f"{low:.3f}-{high:.3f}",
-        "vs fp32": f"x{speedup:.2f}" if speedup is not None else "-",
-        **{name: metric_text(result["metrics"].get(name)) for name in metrics},
-        "size": bytes_text(result["size_bytes"]),
-        "memory": bytes_text(result["peak_memory_bytes"]),
-        "": marks(result),
-    }
-
-
-def metric_text(value: float | None) -> str:
-    """Four significant digits, or a dash."""
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _print_front(values: Mapping[str, Any], console: Console) -> None:
-    from rich.markup import escape
-
-    front = [r for r in values["results"] if r["pareto"]]
+def _print_front(results: Sequence[Result], values: Mapping[str, Any], console: Console) -> None:
+    front = [result for result in results if result["pareto"]]
     if not front:
         return
     first = values["metrics"][0]["name"] if values["metrics"] else None
-    axis = first or "size"
-    console.print(escape(f"Pareto front (latency, {axis}):"), highlight=False)
+    _say(console, f"Pareto front (latency, {first or 'size'}):")
     for result in sorted(front, key=lambda r: r["latency"]["median_ms"]):
-        quality = (
-            metric_text(result["metrics"].get(first))
-            if first
-            else bytes_text(result["size_bytes"])
+        latency = words.ms_text(result["latency"]["median_ms"])
+        worth = words.bytes_text(result["size_bytes"])
+        if first:
+            worth = f"{first} {words.metric_text(result['metrics'].get(first))}"
+        _say(console, f"  {latency} ms  {worth}  {result['name']}")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table.
+
+    Attributes:
+        least: it may become as narrow as this; longer text folds.
+        optional: it is left out where the terminal is too narrow; files have it.
+    """
+
+    head: str
+    cells: list[str]
+    justify: Literal["left", "right"] = "right"
+    least: int | None = None
+    optional: bool = False
+
+
+def _table(device: str, results: Sequence[Result], values: Mapping[str, Any], width: int) -> Table:
+    """As wide as the terminal, or wider where even then something would be cut off."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    board = values["devices"].get(device, {})
+    title = f"{device}: {board.get('model') or board.get('cpu') or 'unknown board'}"
+    caption = "   ".join(f"{sign} {text}" for sign, text in words.legend(results).items())
+    fitted = _fit(_columns(results, [metric["name"] for metric in values["metrics"]]), width)
+    table = Table(
+        title=Text(words.one_line(title)),
+        caption=Text(caption) if caption else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        width=max(sum(wide for _, wide in fitted) + len(fitted) - 1, 1),
+    )
+    for column, wide in fitted:
+        table.add_column(Text(column.head), justify=column.justify, width=wide, overflow="fold")
+    for row in zip(*(column.cells for column, _ in fitted), strict=True):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]:
+    def options(name: str) -> list[str]:
+        return [words.option_text(r["target"]["options"].get(name)) for r in results]
+
+    latencies = [result["latency"] for result in results]
+    intervals = [[words.ms_text(end) for end in latency["ci95_ms"]] for latency in latencies]
+    columns = [
+        _Column("variant", [r["variant"] for r in results], "left", least=VARIANT_WIDTH),
+        _Column("backend", [r["target"]["backend"] for r in results], "left"),
+        _Column("precision", [r["target"]["precision"] for r in results], "left"),
+        *(_Column(name, options(name)) for name in words.differing_options(results)),
+        _Column("median ms", [words.ms_text(latency["median_ms"]) for latency in latencies]),
+        _Column("95 %", [f"{low}-{high}" for low, high in intervals], optional=True),
+        _Column("vs fp32", [words.speedup_text(r["speedup_vs_fp32"]) for r in results]),
+    ]
+    for name in metrics:
+        cells = [words.metric_text(result["metrics"].get(name)) for result in results]
+        columns.append(_Column(name, cells, least=max(map(len, cells))))
+    columns += [
+        _Column("size", [words.bytes_text(r["size_bytes"]) for r in results], optional=True),
+        _Column(
+            "memory", [words.bytes_text(r["peak_memory_bytes"]) for r in results], optional=True
+        ),
+        _Column("", [words.marks(result) for result in results], "left"),
+    ]
+    return [
+        replace(
+            column,
+            head=words.one_line(column.head),
+            cells=[words.one_line(cell) for cell in column.cells],
         )
-        line = f"  {result['latency']['median_ms']:.3f} ms  {axis} {quality}  {name_of(result)}"
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        for column in columns
+    ]
+
+
+def _fit(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:
+    """The columns to show, and their widths: optional ones go, from the right, and some fold."""
+    from rich.cells import cell_len
+
+    fitted = [(column, max(map(cell_len, [column.head, *column.cells]))) for column in columns]
+
+    def excess() -> int:
+        return sum(wide for _, wide in fitted) + len(fitted) - 1 - width
+
+    for column in reversed(columns):
+        if column.optional and excess() > 0:
+            fitted = [pair for pair in fitted if pair[0] is not column]
+    for index, (column, wide) in enumerate(fitted):
+        if column.least is not None and (over := excess()) > 0:
+            fitted[index] = column, max(min(column.least, wide), wide - over)
+    return fitted
