@@ -34,6 +34,13 @@ def read_gates(
                 suggest(form.metric, known),
             )
             continue
+        if form.max_drop is not None and form.metric in MEASURED:
+            problems.add(
+                root.at((*path, "max_drop")),
+                f"{form.metric} cannot drop: the original in fp32 has none to compare with",
+                "Give min or max; max_drop is for the metrics of this manifest.",
+            )
+            continue
         where: Selector | None = Selector()
         if form.where is not None:
             where = expander.selector(root.find((*path, "where"))[0], (*path, "where"))
