@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from wherry.data import sources
 from wherry.data.arrays import ArrayDataset, NpzParameters, load_npz
+from wherry.data.spec import PreprocessSpec
 from wherry.data.views import Preprocessed, Sliced, check_dataset, named_inputs
 from wherry.dataset import Dataset, Sample
 from wherry.errors import DataError
@@ -58,6 +60,17 @@ def test_the_sources_have_names_and_closed_parameters():
         assert all(field.description for field in source.parameters.model_fields.values())
         with pytest.raises(ValidationError):
             source.parameters.model_validate({"surely_not": 1})
+
+
+def test_the_documentation_names_every_source_and_parameter():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL))
+    assert list(sections) == list(SOURCES)
+    for name, source in SOURCES.items():
+        for parameter in source.parameters.model_fields:
+            assert f"`{parameter}`" in sections[name], (name, parameter)
+    for key in PreprocessSpec.model_fields:
+        assert f"`{key}`" in text
 
 
 # ---------------------------------------------------------------------------- npz

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from wherry.errors import DataError, ParityError
 from wherry.scoring import class_axis, metrics
+from wherry.target import DEFAULT_PARITY
 
 KINDS = {kind.name: kind for kind in metrics()}
 
@@ -32,6 +35,14 @@ def test_the_kinds():
     assert list(KINDS) == ["top1", "top5", "agreement", "sqnr_db", "cosine", "mae"]
     assert [kind.name for kind in KINDS.values() if kind.needs_labels] == ["top1", "top5"]
     assert [kind.name for kind in KINDS.values() if kind.better == "lower"] == ["mae"]
+
+
+def test_the_documentation_names_every_metric_and_threshold():
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    for kind in KINDS.values():
+        assert re.search(rf"^\| `{kind.name}` \|.*\| {kind.better} \|$", text, re.MULTILINE)
+    for precision, threshold in DEFAULT_PARITY.items():
+        assert f"| {precision} | {threshold.sqnr_db:g} | {threshold.cosine:g} |" in text
 
 
 @given(
