@@ -27,10 +27,10 @@ class MeasureSettings:
         seed: of the shuffled order.
     """
 
-    rounds: int = 3
+    rounds: int = 5
     warmup_s: float = 0.3
     warmup_runs: int = 5
-    duration_s: float = 1.0
+    duration_s: float = 0.6
     min_runs: int = 10
     max_runs: int = 20_000
     seed: int = 0

@@ -229,12 +229,12 @@ class GateForm(Section):
 class Measure(Section):
     """How long is measured; each target in several rounds, each in a process of its own."""
 
-    rounds: int = Field(default=3, ge=1, le=1000, description="rounds over all targets of a board")
+    rounds: int = Field(default=5, ge=1, le=1000, description="rounds over all targets of a board")
     warmup_s: Seconds = Field(default=0.3, description="least seconds of warm-up in each round")
     warmup_runs: int = Field(
         default=5, ge=0, le=1_000_000, description="least runs of warm-up in each round"
     )
-    duration_s: Seconds = Field(default=1.0, description="seconds of measuring in each round")
+    duration_s: Seconds = Field(default=0.6, description="seconds of measuring in each round")
     min_runs: int = Field(
         default=10, ge=1, le=1_000_000, description="least measured runs in each round"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.data.views import Preprocessed, Sliced, check_dataset
 from wherry.model import Model
+from wherry.plan import EVALUATION
 from wherry.stages.context import HostContext, Services, StageResult, take_or_build
 from wherry.store import Key
 
@@ -82,8 +83,16 @@ def run_data(step: Step, inputs: Mapping[str, Any], services: Services) -> Stage
     context = _DataContext(manifest.base, services)
     dataset = source.load(section.parameters, context)
     if section.slice != (None, None):
-        dataset = Sliced(dataset, *section.slice)
-    check_dataset(dataset, model, manifest.model.preprocess, where=section.location)
+        dataset = Sliced(dataset, *section.slice, where=section.location)
+    kinds = services.host.metrics
+    check_dataset(
+        dataset,
+        model,
+        manifest.model.preprocess,
+        where=section.location,
+        needs_labels=step.data == EVALUATION
+        and any(kinds[metric.name].needs_labels for metric in manifest.metrics),
+    )
     return StageResult(dataset)
 
 

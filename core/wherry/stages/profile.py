@@ -19,7 +19,7 @@ from wherry.stages.context import (
     files_digest,
     take_or_build,
 )
-from wherry.stages.reference import ReferenceOutputs, make_metrics
+from wherry.stages.reference import ReferenceOutputs, make_metrics, metric_versions
 from wherry.store import Key
 
 if TYPE_CHECKING:
@@ -129,10 +129,7 @@ def _job(
             "data": dataset.digest if dataset else None,
             "preprocess": dict(manifest.model.preprocess) if dataset else {},
             "reference": reference.digest if reference else None,
-            "metrics": [
-                [section.key, services.host.metrics[section.name].version]
-                for section in manifest.metrics
-            ],
+            "metrics": metric_versions(services),
             "settings": settings,
         },
     )

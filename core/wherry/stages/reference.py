@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from wherry.metrics import Metric
     from wherry.model import Model
     from wherry.plan import Step
+
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,37 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
     outputs = load_reference(entry.directory)
-    metrics = make_metrics(services)
-    for index, sample in enumerate(dataset):
-        for metric in metrics.values():
-            metric.update(outputs(index), outputs(index), sample.label)
-    scores = {name: metric.result() for name, metric in metrics.items()}
+    scores = _scores(step, key, dataset, outputs, services)
     return StageResult(ReferenceOutputs(outputs, key.digest, scores), cached, warnings)
+
+
+def _scores(
+    step: Step,
+    reference: Key,
+    dataset: Dataset,
+    outputs: Callable[[int], Mapping[str, np.ndarray]],
+    services: Services,
+) -> Mapping[str, float]:
+    """The manifest's metrics of the reference itself; an entry of its own, as metrics come and go."""
+    key = Key("scores", {"reference": reference.digest, "metrics": metric_versions(services)})
+
+    def build(context: HostContext) -> None:
+        metrics = make_metrics(services)
+        for index, sample in enumerate(dataset):
+            for metric in metrics.values():
+                metric.update(outputs(index), outputs(index), sample.label)
+        values = {name: metric.result() for name, metric in metrics.items()}
+        (context.output / SCORES).write_text(json.dumps(values))
+
+    entry, _, _ = take_or_build(services, f"{step.id}:scores", key, build)
+    scores: dict[str, float] = json.loads((entry.directory / SCORES).read_text())
+    return scores
+
+
+def metric_versions(services: Services) -> list[list[str | int]]:
+    """What stands for the manifest's metrics in keys."""
+    kinds = services.host.metrics
+    return [[section.key, kinds[section.name].version] for section in services.manifest.metrics]
 
 
 def make_metrics(services: Services) -> dict[str, Metric]:
