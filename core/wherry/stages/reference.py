@@ -73,7 +73,7 @@ def _scores(
     outputs: Callable[[int], Mapping[str, np.ndarray]],
     services: Services,
 ) -> Mapping[str, float]:
-    """The manifest's metrics of the reference itself; an entry of its own, as metrics come and go."""
+    """The manifest's metrics of the reference itself, kept apart: metrics come and go."""
     key = Key("scores", {"reference": reference.digest, "metrics": metric_versions(services)})
 
     def build(context: HostContext) -> None:
