@@ -5,9 +5,10 @@ Run it as a script (it is no test: it takes minutes and wants a quiet machine)::
     python tests/benchmarks/bench_agent.py --backend onnxruntime
 
 In every round an agent and a plain loop (`plain_loop.py`) start afresh, each in a process of its
-own on the same runtime, and take turns in random order. Printed is the median over the rounds of
-the ratio agent / plain, with its bootstrap interval of 95 %. What is timed: ``inference`` is
-``run()`` alone, ``with copies`` from before the inputs are set to after the outputs are fetched.
+own on the same runtime, and take turns, pair by pair in random order. A round's figure is the
+median of its pairs' ratios agent / plain; printed is the median over the rounds, with its bootstrap
+interval of 95 %. What is timed: ``inference`` is ``run()`` alone, ``with copies`` from before the
+inputs are set to after the outputs are fetched.
 ``evaluation`` is the time for 4,800 pictures of 28 x 28, preprocessing included.
 """
 
@@ -43,8 +44,8 @@ DIGITS = Path(__file__).parents[2] / "manifests" / "digits.onnx"
 SPEC = {"scale": 1 / 255, "mean": [0.1307], "std": [0.3081]}
 UNITS = {10.0: (32, 56), 0.2: (16, 14)}  # wanted ms: channels and side of the layers
 IMAGES = 4800
-TURNS = 4  # of each, in a round
-TURN_S = 0.3
+PAIRS = 10  # of a turn of each, in a round
+TURN_S = 0.15
 
 
 def tower(path: Path, channels: int, side: int, layers: int) -> None:
@@ -170,22 +171,22 @@ class Bench:
         found: dict[str, list[float]] = {}
         with self.device.session() as session:
             for number in range(rounds):
+                ratios: dict[str, list[float]] = {}
                 with self.plain(artifact) as plain, self.agent(artifact, session) as agent:
                     sides = {"plain": plain, "agent": agent}
-                    times: dict[tuple[str, str], list[Any]] = {}
-                    turns = [side for _ in range(TURNS) for side in sides]
-                    order.shuffle(turns)
-                    for side in turns:
-                        for key, values in sides[side]({"time": TURN_S}).items():
-                            times.setdefault((side, key), []).append(np.asarray(values))
-                    if evaluate:
-                        for side in order.sample(sorted(sides), 2):
-                            answer = sides[side]({"evaluate": True})
-                            times[side, "seconds"] = [np.array([answer["seconds"]])]
-                medians = {key: np.median(np.concatenate(v)) for key, v in times.items()}
-                for key in {key for _, key in medians}:
-                    found.setdefault(key, []).append(medians["agent", key] / medians["plain", key])
-                    found.setdefault(f"plain {key}", []).append(float(medians["plain", key]))
+                    questions = [{"time": TURN_S}] * PAIRS + [{"evaluate": True}] * evaluate
+                    for question in questions:
+                        medians = {
+                            side: {
+                                key: float(np.median(v)) for key, v in sides[side](question).items()
+                            }
+                            for side in order.sample(sorted(sides), 2)
+                        }
+                        for key, value in medians["plain"].items():
+                            ratios.setdefault(key, []).append(medians["agent"][key] / value)
+                            found.setdefault(f"plain {key}", []).append(value)
+                for key, values in ratios.items():
+                    found.setdefault(key, []).append(float(np.median(values)))
                 sys.stderr.write(f"\r  round {number + 1}/{rounds} ")
         return found
 
