@@ -92,6 +92,7 @@ def render(record: RunRecord) -> str:
         unmeasured=words.unmeasured(results),
         notes=words.notes(results),
         pictures=_pictures(measured, values),
+        several=len({result["target"]["device"] for result in measured}) > 1,
         options=list(dict.fromkeys(["threads", *words.differing_options(measured)])),
         metrics=[metric["name"] for metric in values["metrics"]],
         counts={
@@ -194,7 +195,7 @@ def _scale(
     """Round limits around the values, and the ticks between them."""
     low, high = min(values), max(values)
     if high - low < 1e-9 * max(abs(low), abs(high)) or high == low:
-        margin = abs(high) * 0.05 or 1.0
+        margin = abs(high) * 0.01 or 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))

@@ -8,7 +8,7 @@ from typing import Any
 from wherry.reports import RunRecord, words
 from wherry.reports.words import Result
 
-_SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]<>#+!|~&"})
+_SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>#|~&"})
 
 
 def render(record: RunRecord) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from wherry.reports import RunRecord
 
-VARIANT_WIDTH = 12
-"""Names of variants fold to this before a table becomes wider than the terminal."""
+HEAD_WIDTH, NAME_WIDTH = 9, 12
+"""Heads and names of variants fold to this before a table becomes wider than the terminal."""
 
 
 def print_record(record: RunRecord, console: Console) -> None:
@@ -64,17 +64,11 @@ def _print_front(results: Sequence[Result], values: Mapping[str, Any], console: 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the table.
-
-    Attributes:
-        least: it may become as narrow as this; longer text folds.
-        optional: it is left out where the terminal is too narrow; files have it.
-    """
+    """A column of the table; ``optional`` ones are left out where the terminal is too narrow."""
 
     head: str
     cells: list[str]
     justify: Literal["left", "right"] = "right"
-    least: int | None = None
     optional: bool = False
 
 
@@ -96,7 +90,7 @@ def _table(device: str, results: Sequence[Result], values: Mapping[str, Any], wi
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
         width=max(sum(wide for _, wide in fitted) + len(fitted) - 1, 1),
     )
     for column, wide in fitted:
@@ -113,7 +107,7 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
     latencies = [result["latency"] for result in results]
     intervals = [[words.ms_text(end) for end in latency["ci95_ms"]] for latency in latencies]
     columns = [
-        _Column("variant", [r["variant"] for r in results], "left", least=VARIANT_WIDTH),
+        _Column("variant", [r["variant"] for r in results], "left"),
         _Column("backend", [r["target"]["backend"] for r in results], "left"),
         _Column("precision", [r["target"]["precision"] for r in results], "left"),
         *(_Column(name, options(name)) for name in words.differing_options(results)),
@@ -123,14 +117,10 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
     ]
     for name in metrics:
         cells = [words.metric_text(result["metrics"].get(name)) for result in results]
-        columns.append(_Column(name, cells, least=max(map(len, cells))))
-    columns += [
-        _Column("size", [words.bytes_text(r["size_bytes"]) for r in results], optional=True),
-        _Column(
-            "memory", [words.bytes_text(r["peak_memory_bytes"]) for r in results], optional=True
-        ),
-        _Column("", [words.marks(result) for result in results], "left"),
-    ]
+        columns.append(_Column(name, cells))
+    for head, key in (("size", "size_bytes"), ("memory", "peak_memory_bytes")):
+        columns.append(_Column(head, [words.bytes_text(r[key]) for r in results], optional=True))
+    columns.append(_Column("", [words.marks(result) for result in results], "left"))
     return [
         replace(
             column,
@@ -138,22 +128,29 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
             cells=[words.one_line(cell) for cell in column.cells],
         )
         for column in columns
+        if any(column.cells)
     ]
 
 
 def _fit(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:
-    """The columns to show, and their widths: optional ones go, from the right, and some fold."""
+    """The columns to show and their widths: heads fold, then optional columns go, then names fold."""
     from rich.cells import cell_len
 
-    fitted = [(column, max(map(cell_len, [column.head, *column.cells]))) for column in columns]
+    shown = list(columns)
+    while True:
+        widths = [max(map(cell_len, [column.head, *column.cells])) for column in shown]
+        for index, column in enumerate(shown):
+            word = min(max(map(cell_len, column.head.split()), default=0), HEAD_WIDTH)
+            least = max(map(cell_len, column.cells))
+            widths[index] = max(least, word, widths[index] - _excess(widths, width))
+        optional = [index for index, column in enumerate(shown) if column.optional]
+        if not optional or not _excess(widths, width):
+            break
+        del shown[optional[-1]]
+    widths[0] = max(min(widths[0], NAME_WIDTH), widths[0] - _excess(widths, width))
+    return list(zip(shown, widths, strict=True))
 
-    def excess() -> int:
-        return sum(wide for _, wide in fitted) + len(fitted) - 1 - width
 
-    for column in reversed(columns):
-        if column.optional and excess() > 0:
-            fitted = [pair for pair in fitted if pair[0] is not column]
-    for index, (column, wide) in enumerate(fitted):
-        if column.least is not None and (over := excess()) > 0:
-            fitted[index] = column, max(min(column.least, wide), wide - over)
-    return fitted
+def _excess(widths: Sequence[int], width: int) -> int:
+    """By how much a table of these columns, a space between them, is too wide."""
+    return max(0, sum(widths) + len(widths) - 1 - width)

@@ -148,7 +148,12 @@ def notes(results: Sequence[Result]) -> list[Note]:
         distinct = list(dict.fromkeys(names))
         if len(distinct) <= NAMED:
             return "; ".join(distinct)
-        return f"{len(distinct)} of {len(results)} targets"
+        count = len(distinct)
+        return (
+            f"all {count} targets"
+            if count == len(results)
+            else f"{count} of {len(results)} targets"
+        )
 
     found = [Note(text, where(names)) for text, names in warnings.items()]
     for text, pairs in factors.items():
