@@ -16,7 +16,6 @@ from typing import Any
 
 from wherry.errors import DeviceError, StoreError
 from wherry.measurement import Sensors
-
 from wherry_devices.agent import frames
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
 from wherry_devices.connection import Connection
@@ -47,7 +46,7 @@ class Board:
         self._number = 0
         self._closed = threading.Event()
         arguments = ["service", "--lease", connection.lease, "--silence", str(silence_s)]
-        self._channel = Channel(connection, "", arguments)
+        self._channel = Channel(connection, "", arguments, silence_s)
         self._heartbeat = threading.Thread(target=self._beat, name="wherry-heartbeat", daemon=True)
         try:
             hello = self._receive(_CALL_S).header
@@ -156,6 +155,7 @@ class Board:
             while True:
                 chunk = memoryview(stream.read(_CHUNK_BYTES))
                 self._channel.send(header, [frames.Tensor("data", "uint8", (len(chunk),), chunk)])
+                self._channel.heard = time.monotonic()  # that it takes what we send is a sign, too
                 size -= len(chunk)
                 if size <= 0:
                     break
@@ -203,7 +203,7 @@ class Board:
             if time.monotonic() - self._channel.heard > self._silence_s:
                 self._channel.kill(f"it was silent for {self._silence_s:g} s")
                 return
-            self._channel.send({"op": "ping"})
+            self._channel.ping({"op": "ping"})
 
 
 def as_sensors(reading: Mapping[str, Any]) -> Sensors:

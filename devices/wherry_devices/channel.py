@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -63,11 +62,18 @@ class Channel:
         connection: to the board.
         python: the interpreter on the board that runs the agent; empty: the board's own.
         arguments: the agent's role and its options.
+        patience_s: an agent that takes nothing for so long while we write is ended.
+
+    Attributes:
+        heard: when the agent last gave a sign of life, on the monotonic clock.
     """
 
-    def __init__(self, connection: Connection, python: str, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, connection: Connection, python: str, arguments: Sequence[str], patience_s: float
+    ) -> None:
         bootstrap = (Path(frames.__file__).parent / "bootstrap.py").read_text("utf-8")
         digest, _ = bundle()
+        self._patience_s = patience_s
         self.heard = time.monotonic()
         command = [connection.python, "-I", "-S", "-c", bootstrap]
         self._process: Process = connection.start(
@@ -85,8 +91,16 @@ class Channel:
         Where the agent is gone, `receive` says how it went.
         """
         buffers = frames.encode(header, tensors)
-        with self._writing, contextlib.suppress(OSError):
-            self._process.write(buffers)
+        with self._writing:
+            self._write(buffers)
+
+    def ping(self, header: Mapping[str, Any]) -> None:
+        """Send a frame unless another is being sent, which does as well."""
+        if self._writing.acquire(blocking=False):
+            try:
+                self._write(frames.encode(header))
+            finally:
+                self._writing.release()
 
     def receive(self, limit_s: float) -> frames.Frame:
         """The next frame.
@@ -120,6 +134,14 @@ class Channel:
             self._reason = self._reason or str(error)
         self._taker.join(_END_S)
         self._process.close()
+
+    def _write(self, buffers: Sequence[memoryview]) -> None:
+        try:
+            self._process.write(buffers, self._patience_s)
+        except TimeoutError as error:
+            self.kill(str(error))
+        except OSError:
+            return  # `receive` says how the agent ended
 
     def _ended(self) -> AgentEnded:
         try:
@@ -157,7 +179,7 @@ class Channel:
                 _, text = bundle()
                 size = b"%d\n" % len(text)
                 with self._writing:
-                    self._process.write([memoryview(size), memoryview(text)])
+                    self._write([memoryview(size), memoryview(text)])
                 return
             line.clear()
         raise frames.FrameError(f"the agent did not start; it said {bytes(line[-200:])!r}")

@@ -15,8 +15,12 @@ from wherry.requirements import Requirements
 class Process(Protocol):
     """A process on the board and its three streams."""
 
-    def write(self, buffers: Sequence[memoryview]) -> None:
-        """Write all of them to its stdin; raises OSError where it is gone."""
+    def write(self, buffers: Sequence[memoryview], limit_s: float) -> None:
+        """Write all of them to its stdin.
+
+        Raises OSError where it is gone, and TimeoutError (which is one) where it took nothing for
+        ``limit_s`` seconds.
+        """
         ...
 
     def readinto(self, view: memoryview) -> int:

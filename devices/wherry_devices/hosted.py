@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 import wherry
 from wherry.artifact import Artifact, Binding
 from wherry.device import RawTiming
 from wherry.errors import DataError, DeviceError, ToolError
 from wherry.measurement import MeasureSettings
 from wherry.target import Target
-
 from wherry_devices.agent import frames, timing
 from wherry_devices.board import Board, as_sensors
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel

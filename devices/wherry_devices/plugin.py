@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from wherry.device import Transport
 from wherry.hookspecs import hookimpl
-
 from wherry_devices.transport.local import local_transport
 
 if TYPE_CHECKING:

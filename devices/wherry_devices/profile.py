@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+
 from wherry.artifact import Artifact
 from wherry.context import ProfileContext
 from wherry.dataset import Dataset
@@ -13,7 +14,6 @@ from wherry.device import HostedRunner, Session
 from wherry.errors import DataError
 from wherry.measurement import Measurement
 from wherry.target import Target
-
 from wherry_devices.disturbances import disturbances
 
 _PROGRESS = 500  # samples between two words on the progress

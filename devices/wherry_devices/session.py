@@ -13,7 +13,6 @@ from wherry.device import BoardInfo
 from wherry.measurement import Sensors
 from wherry.requirements import Requirements
 from wherry.target import Backend, Target
-
 from wherry_devices.board import Board
 from wherry_devices.channel import Channel
 from wherry_devices.connection import Connection
@@ -134,7 +133,8 @@ class BoardSession:
                 "preprocess.py": (hash_file(PREPROCESS_FILE), PREPROCESS_FILE),
             }
         )
-        channel = Channel(self._connection, python, ["run", "--service", str(self._board.pid)])
+        role = ["run", "--service", str(self._board.pid)]
+        channel = Channel(self._connection, python, role, self._limit_s)
         hosted = Hosted(channel, self._board, artifact, target, self._limit_s)
         try:
             hosted.load(directory, code, target.options.model_dump(mode="json"), preprocess)

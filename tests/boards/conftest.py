@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+
 from wherry.artifact import Artifact, Binding
 from wherry.device import DeviceSpec
 from wherry.errors import EnvironmentError_

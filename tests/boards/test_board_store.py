@@ -6,6 +6,7 @@ import hashlib
 import shutil
 
 import pytest
+
 from wherry_devices.agent.board_store import SPARE_BYTES, BoardStore, BoardStoreError
 
 

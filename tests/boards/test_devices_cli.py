@@ -8,6 +8,7 @@ import os
 
 import pytest
 from click.testing import CliRunner
+
 from wherry.cli.devices import command, devices_list, devices_probe, devices_setup
 from wherry.device import Transport
 from wherry.errors import DeviceError, EnvironmentError_, UsageError

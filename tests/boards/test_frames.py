@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from wherry_devices.agent import frames
 
 DTYPES = st.sampled_from(sorted(frames.ITEM_SIZE)).map(np.dtype)

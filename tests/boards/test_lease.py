@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import pytest
+
 from wherry_devices.agent.lease import Lease, Runs
 
 SLEEPER = "import time; print('ready', flush=True); time.sleep(600)"

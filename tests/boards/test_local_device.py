@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from wherry.artifact import Binding
 from wherry.errors import DataError, DeviceError, EnvironmentError_, ToolError
 from wherry.measurement import MeasureSettings
@@ -248,6 +249,19 @@ def test_a_runner_that_hangs_is_ended(host):
     assert time.monotonic() - begun < 15
 
 
+def test_an_agent_that_takes_nothing_is_ended(host, bench):
+    """Stopped, so that its pipe fills: the host must not wait for ever while it writes."""
+    large = Binding("x", "in0", "float32", (1, 512, 512))
+    artifact = bench.artifact([large], [dataclasses.replace(large, onnx="y", runtime="out0")])
+    samples = [{"x": np.zeros(large.shape, np.float32)}] * 20
+    begun = time.monotonic()
+    with host(artifact=artifact, parameters={"limit_s": 2.0}) as runner:
+        os.kill(agent_of(bench, "run"), signal.SIGSTOP)
+        with pytest.raises(ToolError, match="it took nothing for 2 s"):
+            list(runner.infer(samples))
+    assert time.monotonic() - begun < 20
+
+
 def test_the_runner_is_closed(host, tmp_path):
     with host(marker=str(tmp_path / "closed")):
         pass
@@ -301,6 +315,17 @@ def test_large_files_arrive_whole(bench, tmp_path):
         board.close()
     assert (folder / "sub folder" / "large").read_bytes() == data
     assert (folder / "sub folder" / "empty").read_bytes() == b""
+
+
+def test_a_board_that_stops_while_it_is_sent_a_file_is_given_up(bench, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(20 << 20))
+    board = Board(LocalConnection(bench.services()), "bench", silence_s=1.0)
+    try:
+        os.kill(board.pid, signal.SIGSTOP)
+        with pytest.raises(DeviceError, match=r"the device was lost: it (took nothing|was silent)"):
+            board._put("0" * 64, tmp_path / "file")
+    finally:
+        board.close()
 
 
 def test_a_file_that_is_not_what_it_says_is_refused(bench, tmp_path):
@@ -453,7 +478,7 @@ def test_a_silent_agent_is_given_up(bench):
 def test_an_agent_whose_host_is_silent_ends(bench):
     connection = LocalConnection(bench.services())
     lease = str(bench.home / "board" / "lease")
-    channel = Channel(connection, "", ["service", "--lease", lease, "--silence", "0.3"])
+    channel = Channel(connection, "", ["service", "--lease", lease, "--silence", "0.3"], 30)
     try:
         assert channel.receive(30).header["op"] == "hello"
         with pytest.raises(AgentEnded) as ended:
@@ -467,10 +492,10 @@ def test_an_agent_whose_host_is_silent_ends(bench):
 def test_what_is_no_frame_ends_the_agent(bench):
     connection = LocalConnection(bench.services())
     lease = str(bench.home / "board" / "lease")
-    channel = Channel(connection, "", ["service", "--lease", lease, "--silence", "30"])
+    channel = Channel(connection, "", ["service", "--lease", lease, "--silence", "30"], 30)
     try:
         channel.receive(30)
-        channel._process.write([memoryview(b"HTTP/1.1 400 Bad Request\r\n\r\n")])
+        channel._process.write([memoryview(b"HTTP/1.1 400 Bad Request\r\n\r\n")], 30)
         with pytest.raises(AgentEnded) as ended:
             channel.receive(30)
         assert "expected a frame, found b'HTTP" in ended.value.stderr
@@ -487,7 +512,7 @@ class Dying(LocalConnection):
 
 
 def test_an_agent_that_dies_while_it_writes_is_told_by_its_status(bench):
-    channel = Channel(Dying(bench.services()), "", [])
+    channel = Channel(Dying(bench.services()), "", [], 30)
     with pytest.raises(AgentEnded) as ended:
         channel.receive(30)
     channel.close(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import wherry_devices.agent
 from wherry.measurement import MeasureSettings
 from wherry_devices.board import Board

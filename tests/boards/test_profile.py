@@ -7,6 +7,7 @@ import platform
 
 import numpy as np
 import pytest
+
 from wherry.artifact import Binding
 from wherry.dataset import Dataset, Sample
 from wherry.errors import DataError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from wherry.measurement import Sensors
 from wherry_devices.agent import probe, sensors
 from wherry_devices.disturbances import disturbances

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
+
 from wherry_devices.agent.timing import Plan, measure
 
 MS = 1_000_000

@@ -210,11 +210,25 @@ def to_array(tensor: Tensor) -> np.ndarray:
     return np.frombuffer(tensor.data, np.dtype(tensor.dtype)).reshape(tensor.shape)
 
 
-def write(descriptor: int, buffers: Sequence[memoryview]) -> None:
-    """Write buffers to a blocking file descriptor, all of them."""
+def write(
+    descriptor: int, buffers: Sequence[memoryview], wait: Callable[[], None] | None = None
+) -> None:
+    """Write buffers to a file descriptor, all of them.
+
+    Args:
+        descriptor: where to.
+        buffers: what.
+        wait: for a descriptor that does not block: returns when it takes more, or raises.
+    """
     pending = [buffer for buffer in buffers if len(buffer)]
     while pending:
-        written = os.writev(descriptor, pending[:_MAX_VECTOR])
+        try:
+            written = os.writev(descriptor, pending[:_MAX_VECTOR])
+        except BlockingIOError:
+            if wait is None:
+                raise
+            wait()
+            continue
         done = 0
         while done < len(pending) and written >= len(pending[done]):
             written -= len(pending[done])

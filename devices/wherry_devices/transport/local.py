@@ -6,6 +6,7 @@ import collections
 import fcntl
 import hashlib
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -13,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
+
 from wherry.device import Device, DeviceServices, DeviceSpec, Transport
 from wherry.errors import DeviceError, EnvironmentError_
 from wherry.requirements import Requirements
-
 from wherry_devices.agent import frames
 from wherry_devices.session import BoardDevice, Patience
 
@@ -133,15 +134,24 @@ class LocalProcess:
         self._stderr = self._process.stderr
         for stream in (self._stdin, self._stdout):
             _widen(stream.fileno())
+        os.set_blocking(self._stdin.fileno(), False)
         self._lines: collections.deque[bytes] = collections.deque(maxlen=_STDERR_LINES)
         self._listener = threading.Thread(target=self._listen, name="wherry-stderr", daemon=True)
         self._listener.start()
 
-    def write(self, buffers: Sequence[memoryview]) -> None:
+    def write(self, buffers: Sequence[memoryview], limit_s: float) -> None:
         """To its stdin."""
         if self._stdin.closed:
             raise BrokenPipeError("hung up")
-        frames.write(self._stdin.fileno(), buffers)
+        descriptor = self._stdin.fileno()
+
+        def wait() -> None:
+            poll = select.poll()  # select() knows no descriptors from 1024 on
+            poll.register(descriptor, select.POLLOUT)
+            if not poll.poll(limit_s * 1000):
+                raise TimeoutError(f"it took nothing for {limit_s:g} s")
+
+        frames.write(descriptor, buffers, wait)
 
     def readinto(self, view: memoryview) -> int:
         """From its stdout."""
