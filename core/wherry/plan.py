@@ -60,7 +60,7 @@ class Step:
         data: of data: the section's name in the manifest.
         device: of profile: the device.
         rows: of profile: the indices of the rows that are measured together.
-        tolerant: it runs even where steps that it needs have failed, with the others' results.
+        tolerates: those of ``needs`` that may fail, as long as one of them does not.
         exclusive: nothing else may run beside it: it times something on the host itself.
     """
 
@@ -74,7 +74,7 @@ class Step:
     data: str = ""
     device: str = ""
     rows: tuple[int, ...] = ()
-    tolerant: bool = False
+    tolerates: tuple[str, ...] = ()
     exclusive: bool = False
 
 
@@ -150,7 +150,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
 
     for device, indices in by_device.items():
         transport = host.transports[inventory.devices[device].transport]
-        converts = dict.fromkeys(rows[index].steps[-2] for index in indices)
+        converts = tuple(dict.fromkeys(rows[index].steps[-2] for index in indices))
         add(
             Step(
                 f"profile:{device}",
@@ -159,7 +159,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
                 (*converts, *evaluation, *reference),
                 device=device,
                 rows=tuple(indices),
-                tolerant=True,
+                tolerates=converts,
                 exclusive=transport.host,
             )
         )

@@ -95,7 +95,7 @@ def test_a_failure_fails_what_needs_it_and_nothing_else(trace: Trace) -> None:
         step("after", "bad"),
         step("far", "after"),
         step("good"),
-        step("profile", "far", "good", tolerant=True),
+        step("profile", "far", "good", tolerates=("far", "good")),
         on_event=lambda event: events.append((event.step.id, event.state)),
     )
     assert str(outcomes["far"].error) == "no model"
@@ -105,6 +105,26 @@ def test_a_failure_fails_what_needs_it_and_nothing_else(trace: Trace) -> None:
     assert ("bad", "failed") in events
     assert ("after", "skipped") in events
     assert "after" not in trace.order
+
+
+def test_what_tolerates_failures_needs_one_that_did_not_fail_and_all_that_it_does_not_tolerate(
+    trace: Trace,
+) -> None:
+    def fail(_inputs):
+        raise ModelError("no model")
+
+    trace.work["bad"] = fail
+    events = []
+    outcomes = trace.run(
+        step("bad"),
+        step("good"),
+        step("all", "bad", tolerates=("bad",)),
+        step("other", "good", "bad", tolerates=("good",)),
+        on_event=events.append,
+    )
+    assert outcomes["all"].error is outcomes["other"].error is outcomes["bad"].error
+    said = [event.text for event in events if event.state == "skipped"]
+    assert said == ["it needs `bad`"] * 2
 
 
 def test_a_plugins_bug_is_named_and_its_traceback_kept(trace: Trace) -> None:

@@ -120,24 +120,23 @@ class _Scheduler:
         for step in list(self._waiting.values()):
             if not all(need in self._outcomes for need in step.needs):
                 continue
-            blocker = None if step.tolerant else self._blocker(step)
+            blocker = self._blocker(step)
             if blocker is None:
                 ready.append(step)
             else:
                 del self._waiting[step.id]
-                self._outcomes[step.id] = StepOutcome(step, None, blocker)
-                self._notify(Event(step, "skipped", str(blocker)))
+                self._outcomes[step.id] = StepOutcome(step, None, blocker.error)
+                self._notify(Event(step, "skipped", f"it needs `{blocker.step.title}`"))
         shared = [step for step in ready if not step.exclusive]
         if shared:
             return shared[:free]
         return [] if self._running else ready[:1]
 
-    def _blocker(self, step: Step) -> WherryError | None:
-        for need in step.needs:
-            error = self._outcomes[need].error
-            if error is not None:
-                return error
-        return None
+    def _blocker(self, step: Step) -> StepOutcome | None:
+        """The failure for which a step cannot run, if there is one."""
+        failed = {need: self._outcomes[need] for need in step.needs if self._outcomes[need].error}
+        spared = step.tolerates if set(step.tolerates) - failed.keys() else ()
+        return next((outcome for need, outcome in failed.items() if need not in spared), None)
 
     def _do(self, step: Step) -> StepOutcome:
         start = time.monotonic()
