@@ -6,7 +6,7 @@ paragraph that can be printed as it is. Anything else that escapes is a bug of o
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class WherryError(Exception):
@@ -20,7 +20,9 @@ class WherryError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, where: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, where: str | None = None, remedy: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.where = where
@@ -31,6 +33,11 @@ class WherryError(Exception):
         if self.remedy:
             text = f"{text.rstrip('.')}. {self.remedy}"
         return text
+
+    def within(self, where: str) -> Self:
+        """The same error, told from a place further out, as the manifest's line that led to it."""
+        message = f"{self.where}: {self.message}" if self.where else self.message
+        return type(self)(message, where=where, remedy=self.remedy)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.where, self.remedy))
@@ -64,7 +71,7 @@ class DataError(WherryError):
     """A dataset is missing, empty, malformed, or does not fit the model."""
 
 
-class EnvironmentError_(WherryError):  # noqa: N801 -- the built-in name EnvironmentError means OSError
+class EnvironmentError_(WherryError):  # noqa: N801, N818 -- the built-in name EnvironmentError means OSError
     """A tool's or runtime's environment cannot be made."""
 
 

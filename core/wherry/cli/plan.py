@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from wherry.host import Host
+    from wherry.manifest import Manifest
+    from wherry.model import Model
+    from wherry.plan import Plan
 
 
 def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
@@ -22,14 +29,53 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         brings on which backend), ``model``.
     """
     from wherry.execute import prepare
-    from wherry.target import split_options
 
     prepared = prepare(Path(manifest), overrides=sets)
-    model = _model(prepared.services)
-    host = prepared.services.host
+    host, path = prepared.services.host, prepared.plan.manifest.model.path
+    with tempfile.TemporaryDirectory(prefix="wherry-plan-") as folder:
+        model, static = _model(prepared.plan.manifest, host, Path(folder))
+        rows = _rows(prepared.plan, static, host)
+    used = {step.name for steps in prepared.plan.manifest.variants.values() for step in steps}
+    return {
+        "manifest": str(prepared.plan.manifest.path),
+        "model": {
+            "path": None if path is None else str(path),
+            "digest": model.digest,
+            "opset": model.opset,
+            "inputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in model.inputs],
+            "outputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in model.outputs],
+        },
+        "steps": [
+            {"id": step.id, "kind": step.kind, "title": step.title}
+            for step in prepared.plan.steps.values()
+        ],
+        "rows": rows,
+        "passes": {name: dict(host.passes[name].effects) for name in sorted(used)},
+    }
+
+
+def _model(manifest: Manifest, host: Host, folder: Path) -> tuple[Model, Model]:
+    """The model as it is and with static shapes, checked as the run's first step would."""
+    from wherry.model import Model
+    from wherry.stages.prepare import check_inputs, static_model
+
+    section = manifest.model
+    path = section.path
+    if path is None:
+        assert section.zoo is not None
+        path = folder / "zoo.onnx"
+        host.models[section.zoo].build(section.zoo_parameters, path)
+    model = Model.load(path)
+    check_inputs(model, manifest)
+    return model, static_model(model, manifest, folder)
+
+
+def _rows(plan: Plan, model: Model, host: Host) -> list[dict[str, Any]]:
+    from wherry.target import split_options
+
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     rows = []
-    for row in prepared.plan.rows:
+    for row in plan.rows:
         target = row.target
         options = target.options.model_dump(mode="json")
         key = (target.backend, target.precision, repr(split_options(target.options)[0]))
@@ -51,41 +97,7 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
                 "unsupported": found[key],
             }
         )
-    used = {step.name for steps in prepared.plan.manifest.variants.values() for step in steps}
-    return {
-        "manifest": str(prepared.plan.manifest.path),
-        "model": {
-            "path": str(model.path),
-            "digest": model.digest,
-            "opset": model.opset,
-            "inputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in model.inputs],
-            "outputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in model.outputs],
-        },
-        "steps": [
-            {"id": step.id, "kind": step.kind, "title": step.title}
-            for step in prepared.plan.steps.values()
-        ],
-        "rows": rows,
-        "passes": {name: dict(host.passes[name].effects) for name in sorted(used)},
-    }
-
-
-def _model(services: Any) -> Any:
-    """The model with its shapes checked, as the run's first step would make it."""
-    import tempfile
-
-    from wherry.model import Model
-
-    section = services.manifest.model
-    if section.path is None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            services.host.models[section.zoo].build(section.zoo_parameters, path)
-            return Model.load(path)
-    model = Model.load(section.path)
-    with tempfile.TemporaryDirectory() as folder:
-        model.with_static_shapes(section.shapes, Path(folder))
-    return model
+    return rows
 
 
 @click.command(name="plan", short_help="Show what a run would do.")

@@ -190,11 +190,7 @@ def check_dataset(
         try:
             sample = ready[index]
         except DataError as error:
-            raise DataError(
-                f"{error.where}: {error.message}" if error.where else error.message,
-                where=where,
-                remedy=error.remedy,
-            ) from error
+            raise error.within(where) from error
         problem = _problem(sample, classes, needs_labels)
         if problem is not None:
             raise DataError(

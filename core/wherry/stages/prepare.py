@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wherry.data.arrays import nearest
 from wherry.data.views import Preprocessed, Sliced, check_dataset
+from wherry.errors import DataError, ModelError
 from wherry.model import Model
 from wherry.plan import EVALUATION
 from wherry.stages.context import HostContext, Services, StageResult, take_or_build
@@ -15,6 +17,7 @@ from wherry.store import Key
 
 if TYPE_CHECKING:
     from wherry.dataset import Dataset
+    from wherry.manifest import Manifest
     from wherry.plan import Step
     from wherry.requirements import Requirements
     from wherry.store import Entry
@@ -30,13 +33,34 @@ def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> Stag
     section = services.manifest.model
     source = Model.load(section.path) if section.path is not None else _from_zoo(step, services)
     shapes = {name: list(shape) for name, shape in section.shapes.items()}
+    check_inputs(source, services.manifest)
     key = Key("model", {"source": source.digest, "shapes": shapes})
 
     def build(context: HostContext) -> None:
-        name_model(context, source.with_static_shapes(section.shapes, context.output))
+        name_model(context, static_model(source, services.manifest, context.output))
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
     return StageResult(named_model(entry), cached, warnings)
+
+
+def check_inputs(model: Model, manifest: Manifest) -> None:
+    """Raise `ModelError` where the manifest speaks of an input that the model does not have."""
+    names = [spec.name for spec in model.inputs]
+    for name in (*manifest.model.shapes, *manifest.model.preprocess):
+        if name not in names:
+            raise ModelError(
+                f"the model has no input {name!r}; it has {', '.join(map(repr, names))}",
+                where=manifest.location("model", "inputs", name),
+                remedy=nearest(name, names, "Correct the name."),
+            )
+
+
+def static_model(model: Model, manifest: Manifest, directory: Path) -> Model:
+    """A copy with the manifest's shapes, below ``directory``; raises `ModelError`."""
+    try:
+        return model.with_static_shapes(manifest.model.shapes, directory)
+    except ModelError as error:
+        raise error.within(manifest.location("model", "inputs")) from error
 
 
 def name_model(context: HostContext, model: Model) -> None:
@@ -81,7 +105,10 @@ def run_data(step: Step, inputs: Mapping[str, Any], services: Services) -> Stage
     section = manifest.data[step.data]
     source = services.host.datasets[section.source]
     context = _DataContext(manifest.base, services)
-    dataset = source.load(section.parameters, context)
+    try:
+        dataset = source.load(section.parameters, context)
+    except DataError as error:
+        raise error.within(section.location) from error
     if section.slice != (None, None):
         dataset = Sliced(dataset, *section.slice, where=section.location)
     kinds = services.host.metrics
