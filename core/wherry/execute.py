@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wherry.errors import GateFailed, RunFailed, UnsupportedError
 from wherry.home import home
@@ -126,30 +126,41 @@ def _sweep(runs: Path) -> None:
             continue  # that run is alive
 
 
-def raise_for_outcome(record: RunRecord) -> None:
+def raise_for_outcome(record: RunRecord, *, shown: bool) -> None:
     """Raise what a finished run's exit code says.
 
+    Args:
+        record: of the run.
+        shown: the report was printed, so that nobody has to be told again why targets failed.
+
     Raises:
-        RunFailed: a target failed, or none was measured.
+        RunFailed: a target failed.
         GateFailed: a gate did not hold.
+        UnsupportedError: no target was measured.
     """
     results = record.values["results"]
+    why = "The report above says why for each." if shown else _reasons(results)
     failed = [result for result in results if result["status"] == "failed"]
     if failed:
         names = ", ".join(_name(result) for result in failed[:3])
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise RunFailed(
             f"{len(failed)} of {len(results)} targets failed: {names}{more}",
-            remedy="The report above says why for each.",
+            remedy=why,
         )
     broken = [gate for gate in record.values["gates"] if not gate["passed"]]
     if broken:
         reasons = (f"the gate `{gate['gate']}` did not hold: {gate['reason']}" for gate in broken)
         raise GateFailed("; ".join(reasons))
     if not any(result["status"] == "ok" for result in results):
-        raise UnsupportedError(
-            "no target of the manifest could be run", remedy="The report above says why for each."
-        )
+        raise UnsupportedError("no target of the manifest could be run", remedy=why)
+
+
+def _reasons(results: Sequence[Mapping[str, Any]]) -> str:
+    """Each error once, with the targets that it hit."""
+    from wherry.reports.words import unmeasured
+
+    return "; ".join(f"{note.where}: {note.text}" for _, note in unmeasured(results))
 
 
 def _name(result: dict[str, object]) -> str:

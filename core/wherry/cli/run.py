@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wherry.errors import StoreError
+from wherry.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +44,23 @@ def run(
     """
     from wherry.execute import execute, prepare
 
+    check_folders(outputs or {})
     prepared = prepare(Path(manifest), overrides=sets, remeasure=remeasure)
     record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
     write_reports(record, outputs or {}, prepared.services.host.reports)
     return record
+
+
+def check_folders(outputs: Mapping[str, Path]) -> None:
+    """Raise `UsageError` for a report that could not be written, before the run has taken hours."""
+    for form, path in outputs.items():
+        if path.is_dir() or not path.parent.is_dir():
+            what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+            raise UsageError(
+                f"the {form} report's file {what}",
+                where=str(path),
+                remedy="Name a file in a folder that is there.",
+            )
 
 
 def write_reports(
@@ -99,15 +112,16 @@ def command(
     from wherry.execute import execute, prepare, raise_for_outcome
     from wherry.reports.terminal import print_record
 
+    outputs = {form: path for form, path in files.items() if path is not None}
+    check_folders(outputs)
     prepared = prepare(manifest, overrides=sets, remeasure=remeasure)
     errors = Console(stderr=True, quiet=quiet)
     with progress_display(prepared.plan, errors) as on_event:
         record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
-    outputs = {form: path for form, path in files.items() if path is not None}
     write_reports(record, outputs, prepared.services.host.reports)
     if not quiet:
         print_record(record, Console())
-    raise_for_outcome(record)
+    raise_for_outcome(record, shown=not quiet)
 
 
 @contextmanager
