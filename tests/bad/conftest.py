@@ -1,7 +1,7 @@
 """Bad manifests as data: ``cases.yaml`` beside this file, and the files that the cases name.
 
-A test module says which stage it looks at (``STAGE = "load"``, ``"plan"`` or ``"run"``) and takes
-the fixture ``case``, one of that stage's cases, laid out in a folder of its own that is the
+A test module says which stages it looks at (``STAGES = {"load"}``, ``"plan"``, ``"run"``) and takes
+the fixture ``case``, one of those stages' cases, laid out in a folder of its own that is the
 current one. What a case holds:
 
     name      unique
@@ -56,26 +56,35 @@ if len({case.name for case in CASES}) != len(CASES):
 
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
-        stage = metafunc.module.STAGE
-        chosen = [case for case in CASES if case.stage == stage]
-        metafunc.parametrize("case", chosen, ids=lambda case: case.name, indirect=True)
+        names = [case.name for case in CASES if case.stage in metafunc.module.STAGES]
+        metafunc.parametrize("case", names, indirect=True)
 
 
 @pytest.fixture
-def case(request, tmp_path, monkeypatch):
-    """A case in a folder of its own, with the models and data that it may name."""
-    chosen: Case = request.param
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WHERRY_CONFIG", str(tmp_path / "config"))
-    for name, value in chosen.env.items():
-        monkeypatch.setenv(name, value)
-    Path("manifest.yaml").write_text(chosen.manifest, encoding="utf-8")
-    for name, text in chosen.files.items():
-        Path(name).write_text(text, encoding="utf-8")
-    for name, make in FILES.items():
-        if name in chosen.manifest:
-            make(Path(name))
-    return chosen
+def lay_out(tmp_path, monkeypatch):
+    """Lays out a case in a folder of its own, with the models and data that it may name."""
+
+    def make_case(name: str) -> Case:
+        (chosen,) = [case for case in CASES if case.name == name]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("WHERRY_CONFIG", str(tmp_path / "config"))
+        for variable, value in chosen.env.items():
+            monkeypatch.setenv(variable, value)
+        Path("manifest.yaml").write_text(chosen.manifest, encoding="utf-8")
+        for file_name, text in chosen.files.items():
+            Path(file_name).write_text(text, encoding="utf-8")
+        for file_name, make in FILES.items():
+            if file_name in chosen.manifest:
+                make(Path(file_name))
+        return chosen
+
+    return make_case
+
+
+@pytest.fixture
+def case(request, lay_out):
+    """A case, laid out."""
+    return lay_out(request.param)
 
 
 # The files that cases name: small, made anew, none committed.

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from wherry import errors
 from wherry.host import Host
 from wherry.manifest import load_manifest
 from wherry.manifest.json_schema import manifest_schema
 from wherry.manifest.source import parse
 
-STAGE = "load"
+STAGES = {"load"}
 
 
 @pytest.fixture(scope="session")
