@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from wherry.reports import RunRecord, words
 from wherry.reports.words import Result
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 30, 20, 50
@@ -52,7 +56,7 @@ class Picture:
     Attributes:
         title: what is shown of which device.
         axis: what goes up.
-        front: the Pareto front, as the points of a polyline.
+        front: the Pareto front, as the points of a polyline; empty where it is one point.
         series: (colour, shape, text) of the legend.
         summary: for who cannot see it.
     """
@@ -69,23 +73,9 @@ class Picture:
 
 def render(record: RunRecord) -> str:
     """The page. Every text from outside is cleaned and escaped by the template."""
-    import jinja2
-
-    def finalize(value: Any) -> Any:
-        made_here = hasattr(value, "__html__")  # by a macro of the template
-        return words.clean(value) if isinstance(value, str) and not made_here else value
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wherry.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     values, results = record.values, record.values["results"]
     measured = [result for result in results if result["status"] == "ok"]
-    return environment.get_template("report.html").render(
+    return _template().render(
         values=values,
         manifest=record.manifest,
         measured=measured,
@@ -107,26 +97,70 @@ def render(record: RunRecord) -> str:
     )
 
 
+@cache
+def _template() -> Template:
+    import jinja2
+
+    def finalize(value: Any) -> Any:
+        made_here = hasattr(value, "__html__")  # by a macro of the template
+        return words.clean(value) if isinstance(value, str) and not made_here else value
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wherry.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
 def _pictures(measured: Sequence[Result], values: Mapping[str, Any]) -> list[Picture]:
     """One a device and clock; of an emulated board there is none, for its latency says nothing."""
     first = values["metrics"][0]["name"] if values["metrics"] else None
-    groups: dict[tuple[str, str], list[tuple[Result, float, float]]] = {}
+    groups: dict[tuple[str, str], list[_Spot]] = {}
     for result in measured:
         latency = result["latency"]
         worth = result["metrics"].get(first) if first else result["size_bytes"] / 1000
         if worth is not None and not latency["emulated"]:
             group = groups.setdefault((result["target"]["device"], latency["timed_by"]), [])
             group.append((result, latency["median_ms"], worth))
-    clocks = {clock for _, clock in groups}
+    several = len({clock for _, clock in groups}) > 1
+    looks = _looks(measured)
     return [
-        _picture(
-            device + (f", timed by {clock}" if len(clocks) > 1 else ""), first or "size, kB", group
-        )
+        _picture(device + (f", timed by {clock}" if several else ""), first, group, looks)
         for (device, clock), group in groups.items()
     ]
 
 
-def _picture(place: str, axis: str, group: Sequence[tuple[Result, float, float]]) -> Picture:
+_Spot = tuple[Result, float, float]
+"""A result, its latency in milliseconds, and what goes up in the picture."""
+
+
+def _looks(measured: Sequence[Result]) -> dict[tuple[str, str], tuple[int, str]]:
+    """The colour and the shape of each backend and precision, the same in all pictures."""
+    kinds = dict.fromkeys((r["target"]["backend"], r["target"]["precision"]) for r in measured)
+    backends = list(dict.fromkeys(backend for backend, _ in kinds))
+    precisions = list(dict.fromkeys(precision for _, precision in kinds))
+    return {
+        (backend, precision): (
+            backends.index(backend) % COLOURS,
+            SHAPES[precisions.index(precision) % len(SHAPES)],
+        )
+        for backend, precision in sorted(
+            kinds, key=lambda kind: (backends.index(kind[0]), precisions.index(kind[1]))
+        )
+    }
+
+
+def _picture(
+    place: str,
+    first: str | None,
+    group: Sequence[_Spot],
+    looks: Mapping[tuple[str, str], tuple[int, str]],
+) -> Picture:
+    axis, unit = (first, "") if first else ("size", " kB")
     x_low, x_high, x_ticks = _scale([0.0, *(x for _, x, _ in group)], LEFT, WIDTH - RIGHT)
     y_low, y_high, y_ticks = _scale([y for _, _, y in group], HEIGHT - BOTTOM, TOP)
     spots = [
@@ -136,44 +170,31 @@ def _picture(place: str, axis: str, group: Sequence[tuple[Result, float, float]]
         )
         for _, x, y in group
     ]
-    kinds = list(
-        dict.fromkeys((r["target"]["backend"], r["target"]["precision"]) for r, _, _ in group)
-    )
-    backends = list(dict.fromkeys(backend for backend, _ in kinds))
-    precisions = list(dict.fromkeys(precision for _, precision in kinds))
-
-    def look(backend: str, precision: str) -> tuple[int, str]:
-        shape = SHAPES[precisions.index(precision) % len(SHAPES)]
-        return backends.index(backend) % COLOURS, shape
-
+    kinds = [(result["target"]["backend"], result["target"]["precision"]) for result, _, _ in group]
     labels = [
-        f"{result['name']}: {words.ms_text(x)} ms, {axis} {words.metric_text(y)}"
+        f"{result['name']}: {words.ms_text(x)} ms, {axis} {words.metric_text(y)}{unit}"
         for result, x, y in group
     ]
     points = []
     for here in _clusters(spots):
+        label = "\n".join(labels[index] for index in here)
         for index in here:
-            target = group[index][0]["target"]
-            label = "\n".join(labels[i] for i in here)
             count = len(here) if len(here) > 1 and index == here[-1] else 0
-            points.append(
-                Point(*spots[index], *look(target["backend"], target["precision"]), label, count)
-            )
+            points.append(Point(*spots[index], *looks[kinds[index]], label, count))
     front = sorted(
         spot for (result, _, _), spot in zip(group, spots, strict=True) if result["pareto"]
     )
     return Picture(
         title=f"Latency and {axis} on {place}",
-        axis=axis,
+        axis=axis + (f",{unit}" if unit else ""),
         points=tuple(points),
-        front=" ".join(f"{x},{y}" for x, y in front),
+        front=" ".join(f"{x},{y}" for x, y in front) if len(front) > 1 else "",
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        series=tuple((*look(backend, precision), f"{backend} {precision}")
-                     for backend, precision in kinds),
+        series=tuple((*look, " ".join(kind)) for kind, look in looks.items() if kind in kinds),
         summary=f"{len(points)} results on {place}: latency in milliseconds against {axis}; "
         f"{len(front)} on the Pareto front. The table below has all figures.",
-    )  # fmt: skip
+    )
 
 
 def _clusters(spots: Sequence[tuple[float, float]]) -> list[list[int]]:
@@ -198,18 +219,17 @@ def _scale(
         margin = abs(high) * 0.01 or 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough)
     first, last = math.floor(low / step), math.ceil(high / step)
-    digits = max(0, -math.floor(math.log10(step)))
+    ends = first * step, last * step
+    digits, power = math.floor(math.log10(step)), math.floor(math.log10(max(map(abs, ends))))
+    form = f".{max(0, -digits)}f" if -3 <= power < 6 else f".{power - digits + 1}g"
     ticks = tuple(
-        Tick(
-            round(_place(i * step, first * step, last * step, start, end), 1),
-            f"{i * step:.{digits}f}",
-        )
+        Tick(round(_place(i * step, *ends, start, end), 1), f"{i * step:{form}}")
         for i in range(first, last + 1)
     )
-    return first * step, last * step, ticks
+    return *ends, ticks
 
 
 def _place(value: float, low: float, high: float, start: float, end: float) -> float:

@@ -133,7 +133,7 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
 
 
 def _fit(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:
-    """The columns to show and their widths: heads fold, then optional columns go, then names fold."""
+    """The columns to show, and their widths: heads fold, then columns go, then names fold."""
     from rich.cells import cell_len
 
     shown = list(columns)

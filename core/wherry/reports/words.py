@@ -176,8 +176,7 @@ def _with_ranges(sentences: Sequence[str]) -> str:
     """One sentence for several that differ in their figures."""
     figures = zip(*(_FIGURE.findall(sentence) for sentence in sentences), strict=True)
     ranges = (
-        " to ".join(dict.fromkeys((min(found, key=float), max(found, key=float))))
-        for found in figures
+        "-".join(dict.fromkeys((min(found, key=float), max(found, key=float)))) for found in figures
     )
     return _FIGURE.sub(_next_of(ranges), sentences[0])
 
