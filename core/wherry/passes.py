@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
@@ -21,7 +22,9 @@ class Pass:
         parameters: what may stand under the name; the manifest's schema shows it.
         needs: what it needs besides the ONNX file.
         effects: backend (or ``*``) to what the pass brings there, for ``plan``.
-        version: raise it when the same input gives another output: part of the store's keys.
+        files: the plugin's files whose content decides what the pass makes; their bytes are part
+            of the store's keys.
+        version: raise it when the same input gives another output for any other reason.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Pass:
     parameters: type[BaseModel]
     needs: frozenset[Need] = frozenset()
     effects: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
     version: int = 1
 
 

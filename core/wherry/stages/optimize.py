@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
-from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
+from wherry.stages.context import (
+    HostContext,
+    Services,
+    StageResult,
+    files_digest,
+    own_lock,
+    take_or_build,
+)
 from wherry.stages.prepare import name_model, named_model
 from wherry.store import Key
 
@@ -27,6 +34,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "model": model.digest,
             "pass": pass_step.name,
             "version": descriptor.version,
+            "code": files_digest(descriptor.files),
             "parameters": pass_step.parameters.model_dump(mode="json"),
             "data": datasets,
             "tool": own_lock(),
