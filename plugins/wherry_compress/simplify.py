@@ -55,7 +55,7 @@ def simplify(source: Path, output: Path, parameters: dict[str, Any]) -> dict[str
 
 
 def keep_names(original: onnx.ModelProto, changed: onnx.ModelProto) -> None:
-    """OnnxSlim names a fused node by a tensor; give it the name of the node that made the tensor."""
+    """OnnxSlim names a fused node by a tensor; give it the name of what made the tensor."""
     producer = {name: node.name for node in original.graph.node for name in node.output}
     known = set(producer.values())
     taken = {node.name for node in changed.graph.node}
