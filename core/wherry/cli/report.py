@@ -104,7 +104,7 @@ def _print_list(*, as_json: bool) -> None:
     console = Console()
     for row in rows:
         if "error" in row:
-            line = f"{row['run']}  {row['error']}"
+            words = [row["run"], row["error"]]
         else:
             tag = f" ({row['tag']})" if row["tag"] else ""
             counts = ", ".join(
@@ -113,8 +113,8 @@ def _print_list(*, as_json: bool) -> None:
             gates = "gates hold" if row["gates"] else "no gates"
             if row["gates_failed"]:
                 gates = f"{row['gates_failed']} of {row['gates']} gates failed"
-            line = f"{row['run']}{tag}  {counts}; {gates}  {row['manifest']}"
-        console.print(Text(one_line(line)), soft_wrap=True)
+            words = [f"{row['run']}{tag}", f"{counts}; {gates}", row["manifest"]]
+        console.print(Text("  ".join(map(one_line, words))), soft_wrap=True)
     if not rows:
         console.print("There is no run yet; `wherry run` makes one.")
 

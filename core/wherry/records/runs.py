@@ -57,7 +57,10 @@ def load_run(home: Path, name: str = "last") -> RunRecord:
     values = read_report(directory)
     try:
         manifest = (directory / MANIFEST_FILE).read_bytes().decode()
-        with np.load(directory / SAMPLES_FILE, allow_pickle=False) as arrays:
+        with (  # numpy leaves a file open that it cannot read
+            (directory / SAMPLES_FILE).open("rb") as stream,
+            np.load(stream, allow_pickle=False) as arrays,
+        ):
             samples = _samples(arrays, len(values["results"]))
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _unreadable(directory, error) from error
