@@ -1,1 +1,1 @@
-"""The built-in plugin for onnxruntime."""
+"""The built-in plugin for ONNX Runtime."""

@@ -1,20 +1,22 @@
-"""What the backends' tests share: the generated networks, and the names to run over."""
+"""What the backends' tests share: generated models, and the machinery that tries them."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 
-def _networks() -> ModuleType:
-    """`networks.py`, loaded by path: pytest's importlib mode puts no test folder on sys.path."""
-    name = "wherry_conformance_networks"
+def _load(stem: str) -> ModuleType:
+    """A file of this folder, by path: pytest's importlib mode puts no test folder on sys.path."""
+    name = f"wherry_conformance_{stem}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("networks.py"))
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{stem}.py"))
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # before execution: dataclasses look their module up
         spec.loader.exec_module(module)
@@ -24,10 +26,44 @@ def _networks() -> ModuleType:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``network_name`` runs once for each network."""
     if "network_name" in metafunc.fixturenames:
-        metafunc.parametrize("network_name", sorted(_networks().NETWORKS))
+        metafunc.parametrize("network_name", sorted(_load("networks").NETWORKS))
 
 
 @pytest.fixture(scope="session")
 def networks() -> ModuleType:
     """The module `networks`: ``networks.NETWORKS[name]()`` builds, ``networks.sample`` feeds."""
-    return _networks()
+    return _load("networks")
+
+
+@pytest.fixture(scope="session")
+def operators(networks: ModuleType) -> ModuleType:
+    """The module `operators`: ``operators.FORMS[kind]`` are builders of models."""
+    return _load("operators")
+
+
+@pytest.fixture(scope="session")
+def home_of_trials(shared_environments: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the session's environments, for fixtures that live longer than a test."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "environments").symlink_to(shared_environments)
+    return home
+
+
+@pytest.fixture(scope="session")
+def try_all(
+    networks: ModuleType, home_of_trials: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """``try_all(backend, {name: builder}, precision, **options)`` gives a Trial for each name."""
+
+    def run(backend: str, builders: dict[str, Any], precision: str = "fp32", **options: Any):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WHERRY_HOME", str(home_of_trials))
+            trials = _load("trials").Trials(backend, tmp_path_factory.mktemp(f"{backend}-trials"))
+            models = {name: build() for name, build in builders.items()}
+            samples = {
+                name: [networks.sample(model, seed) for seed in range(2)]
+                for name, model in models.items()
+            }
+            return trials.run(models, samples, precision, **options)
+
+    return run

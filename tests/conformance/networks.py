@@ -100,17 +100,24 @@ class Net:
         pooled = self.op("Flatten", self.op("GlobalAveragePool", x))
         return self.gemm(pooled, channels, classes)
 
-    def model(self, **outputs: str) -> onnx.ModelProto:
-        """Finish; ``outputs`` maps the outputs' names to the tensors that they are."""
+    def model(self, *, shape: tuple[int, ...] | None = None, **outputs: str) -> onnx.ModelProto:
+        """Finish; ``outputs`` maps the outputs' names to the tensors that they are.
+
+        ``shape`` is that of float outputs whose operator ONNX's shape inference does not know.
+        """
         for name, tensor in outputs.items():
             if not self.rename(tensor, name):
                 self.nodes.append(helper.make_node("Identity", [tensor], [name], name=f"/{name}"))
         values = [helper.make_empty_tensor_value_info(name) for name in outputs]
+        if shape is not None:
+            known = helper.make_tensor_type_proto(TensorProto.FLOAT, shape)
+            values = [helper.make_value_info(name, known) for name in outputs]
         graph = helper.make_graph(self.nodes, self.name, self.inputs, values, self.weights)
         opset = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=8)
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(model, full_check=True)
+        strict = shape is None
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+        onnx.checker.check_model(model, full_check=strict)
         del model.graph.value_info[:]
         return model
 

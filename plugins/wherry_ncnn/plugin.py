@@ -1,0 +1,208 @@
+"""ncnn as a backend: pnnx converts, ncnn runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from wherry.artifact import Artifact, Binding
+from wherry.errors import ToolError, UnsupportedError
+from wherry.hookspecs import hookimpl
+from wherry.requirements import Requirements
+from wherry.target import Backend, RuntimeOptions, Unsupported
+from wherry_ncnn import operators, param
+from wherry_ncnn.prepare import prepare
+
+if TYPE_CHECKING:
+    from wherry.calibration import Calibration
+    from wherry.context import StepContext
+    from wherry.model import Model, TensorSpec
+    from wherry.target import Target
+
+HERE = Path(__file__).parent
+MOST_AXES = 4  # of ncnn's tensors
+REPORT = "Report this to wherry, with the model if you can."
+
+
+class NcnnOptions(RuntimeOptions):
+    """ncnn's options; none of them changes the artifact."""
+
+    fp16_arithmetic: bool = Field(
+        default=False,
+        description="with fp16, compute in fp16 too where the processor can (ARMv8.2): faster, "
+        "less exact; fp32 never does",
+    )
+    winograd: bool = Field(default=True, description="Winograd's algorithm for 3x3 convolutions")
+    sgemm: bool = Field(default=True, description="convolutions as matrix products")
+    packing: bool = Field(default=True, description="interleaved channels, for SIMD")
+    powersave: Literal["all", "little", "big"] = Field(
+        default="all", description="which cores of a big.LITTLE processor to use"
+    )
+    lightmode: bool = Field(default=True, description="free intermediate results while running")
+    openmp_blocktime: int = Field(
+        default=20,
+        ge=0,
+        le=400,
+        description="milliseconds that idle threads spin before they sleep",
+    )
+
+
+# pnnx declares torch, which its program does not use; ncnn declares what its model zoo downloads
+# with. A board on armv7 brings its own numpy: the index has no wheel.
+CONVERTER = Requirements(no_deps=("pnnx==20261020",), python=">=3.7")
+_NOT_ARMV7 = "platform_machine != 'armv7l'"
+RUNTIMES = tuple(
+    Requirements(packages=(f"{numpy}; {_NOT_ARMV7}",), no_deps=(ncnn,), python=python)
+    for numpy, ncnn, python in (
+        ("numpy==2.4.6", "ncnn==1.0.20261020", ">=3.11"),
+        ("numpy==2.2.6", "ncnn==1.0.20261020", ">=3.10,<3.14"),
+        ("numpy==1.24.4", "ncnn==1.0.20261020", ">=3.9,<3.12"),
+        ("numpy==1.24.4", "ncnn==1.0.20260526", ">=3.8,<3.12"),
+    )
+)
+
+
+@hookimpl
+def wherry_backends() -> Iterable[Backend]:
+    """The backend ``ncnn``."""
+    yield Backend(
+        name="ncnn",
+        description="ncnn, small and fast on ARM; converted by pnnx",
+        precisions=("fp32", "fp16"),
+        options=NcnnOptions,
+        runner=HERE / "runner.py",
+        runtime=RUNTIMES,
+        converter=CONVERTER,
+        artifact_format="ncnn",
+        convert_files=tuple(
+            HERE / f"{name}.py" for name in ("plugin", "prepare", "operators", "param", "convert")
+        ),
+        refusals={
+            "bf16": "ncnn's bf16 storage costs more accuracy than fp16 and no less memory; ask "
+            "for fp16",
+            "int8": "this backend does not quantise; ask for fp16 or fp32",
+        },
+        preflight=preflight,
+    )
+
+
+def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
+    """Operators and tensors that pnnx or ncnn cannot do; see `wherry_ncnn.operators`."""
+    del target
+    return _refusals(model)
+
+
+@lru_cache(maxsize=64)  # a manifest asks for every target of a model
+def _refusals(model: Model) -> tuple[Unsupported, ...]:
+    return tuple(operators.preflight(model.proto().graph, model.opset))
+
+
+@hookimpl
+def wherry_convert(
+    model: Model, target: Target, calibration: Calibration | None, context: StepContext
+) -> Artifact:
+    """``model.param`` and ``model.bin``; raises `UnsupportedError` for what does not convert."""
+    import onnx
+
+    del calibration
+    for found in preflight(model, target):
+        raise UnsupportedError(
+            f"ncnn cannot take {found.op_type}", where=f"node {found.node}", remedy=found.remedy
+        )
+    onnx.save(prepare(model.proto()), context.scratch / "prepared.onnx")
+    response = context.run_tool(
+        HERE / "convert.py",
+        {
+            "model": str(context.scratch / "prepared.onnx"),
+            "inputs": ",".join(map(_shape, model.inputs)),
+            "fp16": target.precision == "fp16",
+            "output": str(context.output),
+        },
+        requirements=CONVERTER,
+    )
+    layers = _layers(context.output / "model.param")
+    _check_layers(layers, response["left_out"], model)
+    blobs = {blob for layer in layers for blob in layer.outputs}
+    axes: Mapping[str, int | None] = response["batch_axes"]
+    return Artifact.from_directory(
+        context.output,
+        backend=target.backend,
+        precision=target.precision,
+        format="ncnn",
+        inputs=_bindings("in", model.inputs, axes, blobs),
+        outputs=_bindings("out", model.outputs, axes, blobs),
+        provenance={"tool": "pnnx", "version": response["pnnx"], "layers": len(layers)},
+    )
+
+
+def _shape(spec: TensorSpec) -> str:
+    """In pnnx's words: ``[1,3,8,8]f32``."""
+    return f"[{','.join(map(str, spec.static_shape))}]f32"
+
+
+def _layers(path: Path) -> tuple[param.Layer, ...]:
+    try:
+        return param.parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ToolError(
+            f"pnnx wrote a file that is not ncnn's: {error}", where=path.name, remedy=REPORT
+        ) from error
+
+
+def _check_layers(layers: Sequence[param.Layer], left_out: Sequence[str], model: Model) -> None:
+    """Raise `UnsupportedError` where a layer is not ncnn's, or pnnx left something of it out."""
+    ignored = {line.split()[2] for line in left_out if line.startswith("ignore ")}
+    for layer in layers:
+        if layer.type in operators.LAYERS and layer.name not in ignored:
+            continue
+        kind = operators.TORCH_WORDS.get(layer.type, layer.type)
+        nodes = model.operators().get(kind, ())
+        whose = f"one of {', '.join(nodes[:5])}" if nodes else f"its layer {layer.name}"
+        raise UnsupportedError(
+            f"pnnx does not convert this form of {kind} ({whose})",
+            where=f"node {nodes[0]}" if len(nodes) == 1 else None,
+            remedy=operators.remedy(kind),
+        )
+    if left_out:
+        raise UnsupportedError(
+            f"pnnx says of this model: {left_out[0]}", remedy="Use another backend for it."
+        )
+
+
+def _bindings(
+    side: str, specs: Sequence[TensorSpec], axes: Mapping[str, int | None], blobs: set[str]
+) -> tuple[Binding, ...]:
+    """Pnnx numbers inputs and outputs in the model's order, and names the axis of the batch."""
+    return tuple(
+        _binding(spec, f"{side}{index}", axes.get(f"{side}{index}"), blobs)
+        for index, spec in enumerate(specs)
+    )
+
+
+def _binding(spec: TensorSpec, blob: str, axis: int | None, blobs: set[str]) -> Binding:
+    where, shape = f"tensor {spec.name}", spec.static_shape
+    if blob not in blobs:
+        raise UnsupportedError(
+            f"pnnx leaves {spec.name!r} out of the network",
+            where=where,
+            remedy="Remove this input or output from the network: it may depend on nothing.",
+        )
+    if axis is not None and shape[axis] != 1:
+        raise UnsupportedError(
+            f"{spec.name!r} is a batch of {shape[axis]}, and ncnn runs one sample at a time",
+            where=where,
+            remedy="Give the model a batch of 1.",
+        )
+    if len(shape) - (axis is not None) not in range(1, MOST_AXES + 1):
+        raise UnsupportedError(
+            f"{spec.name!r} has {len(shape)} axes, and ncnn's tensors have 1 to {MOST_AXES} "
+            "besides the batch",
+            where=where,
+            remedy="Reshape it outside of the network.",
+        )
+    front: Any = None if not axis else (axis, *(a for a in range(len(shape)) if a != axis))
+    return Binding(spec.name, blob, "float32", shape, front, drop_batch=axis is not None)

@@ -1,0 +1,125 @@
+"""Rewrites an ONNX model where pnnx would misread it; the rewritten model computes the same.
+
+Every rewrite is exact, and is undone by nothing: it is only ever seen by pnnx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+NEWEST_IR = 13
+"""Of the ONNX files that pnnx reads; it says nothing about operators."""
+
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Change ``model`` in place and return it.
+
+    Args:
+        model: with static shapes, its weights inside.
+    """
+    _cast_inputs_outside(model.graph)
+    weights = _weights(model.graph)
+    _double_single_axes(model.graph, weights)
+    _spell_pads(model.graph, weights)
+    model.ir_version = min(model.ir_version, NEWEST_IR)
+    return model
+
+
+def castable_inputs(graph: onnx.GraphProto) -> set[str]:
+    """Inputs of other types that the network does nothing with but cast them to float32.
+
+    They can be cast before ncnn sees them, as their `wherry.artifact.Binding` says.
+    """
+    from onnx import TensorProto
+
+    found = {
+        value.name for value in graph.input if value.type.tensor_type.elem_type != TensorProto.FLOAT
+    } - {value.name for value in graph.output}
+    for node in graph.node:
+        is_cast = node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT
+        if not is_cast:
+            found.difference_update(node.input)
+    return found
+
+
+def _cast_inputs_outside(graph: onnx.GraphProto) -> None:
+    """Make such inputs float32; a Cast that has nothing left to do is dropped by pnnx."""
+    from onnx import TensorProto
+
+    names = castable_inputs(graph)
+    for value in graph.input:
+        if value.name in names:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _weights(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """Tensors of whole numbers that are known, by name."""
+    import onnx
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    return {
+        name: onnx.numpy_helper.to_array(tensor)
+        for name, tensor in tensors.items()
+        if tensor.data_type == onnx.TensorProto.INT64
+    }
+
+
+def _double_single_axes(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> None:
+    """Name the axis of a reduction twice where it is the only one.
+
+    pnnx takes a tensor of one element for a number, and writes a reduction over no axis at all
+    (ReduceMean from opset 18, ReduceSum from 13). Reducing over an axis twice is the same.
+    """
+    for node in graph.node:
+        if not node.op_type.startswith("Reduce") or len(node.input) < 2:
+            continue
+        axes = weights.get(node.input[1])
+        if axes is not None and axes.size == 1:
+            node.input[1] = _add(graph, node, [int(axes.flat[0])] * 2)
+
+
+def _spell_pads(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> None:
+    """Write out what a Pad leaves to its defaults, as PyTorch's exporter does.
+
+    pnnx knows a Pad that names its mode and pads every axis (from opset 18 some can be chosen).
+    """
+    import onnx
+
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    for node in graph.node:
+        if node.op_type != "Pad":
+            continue
+        if not any(attribute.name == "mode" for attribute in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("mode", "constant"))
+        if len(node.input) < 4:
+            continue
+        pads, axes = weights.get(node.input[1]), weights.get(node.input[3])
+        rank = ranks.get(node.output[0])
+        if axes is not None and pads is not None and rank is not None:
+            spelt = [0] * (2 * rank)
+            for index, axis in enumerate(axes):
+                spelt[axis % rank] = int(pads[index])
+                spelt[axis % rank + rank] = int(pads[index + len(axes)])
+            node.input[1] = _add(graph, node, spelt)
+            del node.input[3]
+
+
+def _add(graph: onnx.GraphProto, node: onnx.NodeProto, values: list[int]) -> str:
+    """A new weight for ``node``; its name is one that no file has."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    name = f"wherry:{node.name or node.output[0]}"
+    graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    return name

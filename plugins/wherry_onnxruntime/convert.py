@@ -1,0 +1,202 @@
+"""Makes ``model.onnx`` for ONNX Runtime: the model as it is, or its weights and sums in float16.
+
+Runs alone, in a process of its own on the host's interpreter: ``convert.py REQUEST RESPONSE``.
+The request names ``model``, ``output`` (a folder) and ``precision``; the response tells what was
+kept in float32 and with which version. What is written has been loaded by ONNX Runtime once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnxruntime
+from onnx import numpy_helper
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+_PROTOBUF_LIMIT = 2_000_000_000  # bytes; protobuf's own is 2**31 - 1
+_EXTERNAL = "model.data"
+_QUANTISED = ["QuantizeLinear", "DequantizeLinear"]  # their scales are float32's to keep
+# A bound or a mask means "very large" wherever it is added or compared: the largest float16 will
+# do. In every other place the value counts, and the node stays in float32.
+_BOUNDS = {"Add", "Sub", "Where", "Clip", "Min", "Max", "Pad", "Expand", "Concat"}
+
+
+class Refusal(Exception):  # noqa: N818 -- an answer, not a fault
+    """What the response says instead of a result."""
+
+    def __init__(self, message: str, remedy: str, *, unsupported: bool) -> None:
+        super().__init__(message)
+        self.answer = {"message": message, "remedy": remedy, "unsupported": unsupported}
+
+
+def main(request_path: str, response_path: str) -> None:
+    """Answer one request."""
+    request = json.loads(Path(request_path).read_text())
+    try:
+        response = convert(Path(request["model"]), Path(request["output"]), request["precision"])
+    except Refusal as refusal:
+        response = {"error": refusal.answer}
+    Path(response_path).write_text(json.dumps(response))
+
+
+def convert(source: Path, output: Path, precision: str) -> dict[str, object]:
+    """Write ``output/model.onnx``, and ``model.data`` where protobuf cannot hold the weights."""
+    target = output / "model.onnx"
+    model = onnx.load(source, load_external_data=False)
+    external = any(onnx.external_data_helper.uses_external_data(t) for t in _tensors(model.graph))
+    response: dict[str, object] = {"onnxruntime": onnxruntime.__version__}
+    if precision == "fp32" and not external:
+        shutil.copyfile(source, target)
+    else:
+        model = onnx.load(source)
+        if precision == "fp16":
+            model, response["float32_nodes"], response["clamped"] = to_float16(model)
+        _save(model, target)
+    _check(target)
+    return response
+
+
+def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str], list[str]]:
+    """Float16 inside, float32 inputs and outputs.
+
+    Returns:
+        The model, the names of the nodes that stay in float32 because a weight is beyond
+        float16's range, and the names of weights that were clamped to it.
+    """
+    model = onnx.inliner.inline_local_functions(model)
+    for graph in _graphs(model.graph):
+        _lift_constants(graph)
+    _name_nodes(model)
+    float32_nodes, clamped = _out_of_range(model)
+    converted = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_QUANTISED, *_without_float16(model)],
+        node_block_list=float32_nodes,
+        max_finite_val=_FLOAT16_MAX,
+    )
+    return converted, float32_nodes, clamped
+
+
+def _lift_constants(graph: onnx.GraphProto) -> None:
+    """Turn float Constant nodes into initializers: they are then converted as weights are."""
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        (attribute,) = node.attribute
+        if attribute.name in {"value_float", "value_floats"}:
+            value = onnx.helper.get_attribute_value(attribute)
+            tensor = numpy_helper.from_array(np.asarray(value, np.float32), node.output[0])
+        elif attribute.name == "value" and attribute.t.data_type == onnx.TensorProto.FLOAT:
+            tensor = numpy_helper.from_array(numpy_helper.to_array(attribute.t), node.output[0])
+        else:
+            continue
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give nodes without a name one, for the list of those that stay in float32."""
+    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    taken = {node.name for node in nodes}
+    for index, node in enumerate(nodes):
+        name = node.name or f"{node.op_type}_{index}"
+        while not node.name and name in taken:
+            name += "_"
+        node.name = name
+        taken.add(name)
+
+
+def _out_of_range(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    """Nodes that use a weight beyond float16 as a value, and weights that are only bounds."""
+    large = {
+        tensor.name
+        for graph in _graphs(model.graph)
+        for tensor in graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+        and np.abs(np.nan_to_num(numpy_helper.to_array(tensor))).max(initial=0) > _FLOAT16_MAX
+    }
+    nodes, clamped = [], set()
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            used = large.intersection(node.input)
+            if node.op_type in _BOUNDS:
+                clamped |= used
+            elif used:
+                nodes.append(node.name)
+    return nodes, sorted(clamped)
+
+
+def _without_float16(model: onnx.ModelProto) -> set[str]:
+    """Operator types whose definition takes float32 and not float16, or is not ONNX's."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    blocked = set()
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            try:
+                version = versions[node.domain]
+                schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+            except (KeyError, onnx.defs.SchemaError):
+                blocked.add(node.op_type)
+                continue
+            for constraint in schema.type_constraints:
+                allowed = constraint.allowed_type_strs
+                if "tensor(float)" in allowed and "tensor(float16)" not in allowed:
+                    blocked.add(node.op_type)
+    return blocked
+
+
+def _save(model: onnx.ModelProto, target: Path) -> None:
+    """One file, or two where protobuf cannot hold the weights."""
+    if model.ByteSize() < _PROTOBUF_LIMIT:
+        onnx.save(model, target)
+    else:
+        onnx.save(model, target, save_as_external_data=True, location=_EXTERNAL)
+
+
+def _check(path: Path) -> None:
+    """Load the file as a runner will; raises `Refusal` with ONNX Runtime's own words."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no other common class
+        text = " ".join(str(error).split())
+        raise Refusal(
+            f"ONNX Runtime {onnxruntime.__version__} does not load the model: {text}",
+            "Export the model again with standard operators of a released opset.",
+            unsupported="NOT_IMPLEMENTED" in text,
+        ) from error
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all those inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner: Iterable[onnx.GraphProto] = (
+                [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+            )
+            for subgraph in inner:
+                yield from _graphs(subgraph)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that a file stores: weights, and those in attributes."""
+    for part in _graphs(graph):
+        yield from part.initializer
+        for node in part.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

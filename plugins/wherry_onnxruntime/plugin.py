@@ -1,0 +1,234 @@
+"""ONNX Runtime as a backend, and the default calibration: the reference that all backends share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from wherry.artifact import Artifact, Binding
+from wherry.calibration import Calibration
+from wherry.errors import DataError
+from wherry.hookspecs import hookimpl
+from wherry.model import Model
+from wherry.requirements import Requirements
+from wherry.target import Backend, RuntimeOptions, Target, Unsupported
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wherry.context import StepContext
+    from wherry.dataset import Dataset
+    from wherry.model import TensorSpec
+
+HERE = Path(__file__).parent
+
+
+class OnnxruntimeOptions(RuntimeOptions):
+    """Options of a session; none of them changes the artifact."""
+
+    inter_threads: int = Field(
+        default=1, ge=1, le=1024, description="nodes at a time, with execution: parallel"
+    )
+    graph_optimization: Literal["all", "extended", "basic", "none"] = Field(
+        default="all", description="how far ONNX Runtime rewrites the graph when it loads it"
+    )
+    execution: Literal["sequential", "parallel"] = Field(
+        default="sequential", description="whether independent nodes may run at once"
+    )
+    provider: str = Field(
+        default="cpu",
+        min_length=1,
+        description="execution provider by name, e.g. cpu or cuda; nodes that it cannot run fall "
+        "to the CPU; one that the board's runtime lacks is refused there",
+    )
+    spinning: bool = Field(
+        default=True, description="threads wait by spinning: faster, and hot while idle"
+    )
+
+
+# onnxruntime imports nothing but numpy to run a model; its other dependencies (sympy, protobuf,
+# flatbuffers, ...) serve its Python tools and would double the environment.
+RUNTIMES = tuple(
+    Requirements(packages=(numpy,), no_deps=(onnxruntime,), python=python)
+    for numpy, onnxruntime, python in (
+        ("numpy==2.4.6", "onnxruntime==1.32.0", ">=3.11"),
+        ("numpy==2.2.6", "onnxruntime==1.23.2", ">=3.10,<3.14"),
+        ("numpy==1.24.4", "onnxruntime==1.19.2", ">=3.8,<3.12"),
+    )
+)
+
+
+@hookimpl
+def wherry_backends() -> Iterable[Backend]:
+    """The backend ``onnxruntime``."""
+    yield Backend(
+        name="onnxruntime",
+        description="ONNX Runtime, on the CPU or another execution provider",
+        precisions=("fp32", "fp16"),
+        options=OnnxruntimeOptions,
+        runner=HERE / "runner.py",
+        runtime=RUNTIMES,
+        converter=None,
+        artifact_format="onnx",
+        convert_files=(HERE / "plugin.py", HERE / "convert.py"),
+        refusals={
+            "bf16": "ONNX Runtime has no bfloat16 kernels on a CPU; ask for fp16 or fp32",
+            "int8": "this backend converts to fp32 and fp16 only; a model that is quantised "
+            "already (Q/DQ) runs as it is with fp32",
+        },
+        preflight=preflight,
+    )
+
+
+# --- pre-flight ----------------------------------------------------------------------------------
+
+
+def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
+    """Operators that the ONNX Runtime at hand does not define, by domain and opset."""
+    del target
+    newest = max(max(since) for name, since in _schemas().items() if "::" not in name)
+    if model.opset > newest:
+        count = sum(map(len, model.operators().values()))
+        first = next(iter(model.operators().values()))[0]
+        remedy = f"Export the model with opset {newest} or older."
+        return [Unsupported(f"every operator (opset {model.opset})", count, first, remedy)]
+    return [
+        Unsupported(name, len(nodes), nodes[0], _remedy(name))
+        for name, nodes in model.operators().items()
+        if not _is_defined(name, model.opset)
+    ]
+
+
+def _is_defined(name: str, opset: int) -> bool:
+    since = _schemas().get(name, set())
+    return bool(since) and ("::" in name or min(since) <= opset)
+
+
+def _remedy(name: str) -> str:
+    if since := _schemas().get(name):
+        return f"Export the model with opset {min(since)} or newer."
+    domain, _, operator = name.rpartition("::")
+    if domain and not any(known.startswith(f"{domain}::") for known in _schemas()):
+        return (
+            f"The domain {domain} is not one of ONNX Runtime's: write {operator} with ONNX's own "
+            "operators."
+        )
+    return "Write it with ONNX's own operators, or export the model with another opset."
+
+
+@cache
+def _schemas() -> Mapping[str, set[int]]:
+    """Operators, named as in `Model.operators`, to the opsets in which their definition changed."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[str, set[int]] = {}
+    for schema in state.get_all_operator_schema():
+        domain = "" if schema.domain in {"", "ai.onnx"} else f"{schema.domain}::"
+        found.setdefault(domain + schema.name, set()).add(schema.since_version)
+    return found
+
+
+# --- conversion ----------------------------------------------------------------------------------
+
+
+@hookimpl
+def wherry_convert(
+    model: Model, target: Target, calibration: Calibration | None, context: StepContext
+) -> Artifact:
+    """The model itself, or a float16 one with float32 inputs and outputs."""
+    del calibration
+    response = context.run_tool(
+        HERE / "convert.py",
+        {"model": str(model.path), "output": str(context.output), "precision": target.precision},
+        requirements=None,
+    )
+    if nodes := response.get("float32_nodes"):
+        context.warn(
+            f"{len(nodes)} nodes stay in float32, because a weight is beyond float16's range "
+            f"(65504): {_few(nodes)}"
+        )
+    if weights := response.get("clamped"):
+        context.warn(f"bounds beyond float16's range became 65504: {_few(weights)}")
+    return Artifact.from_directory(
+        context.output,
+        backend=target.backend,
+        precision=target.precision,
+        format="onnx",
+        inputs=_bindings(model.inputs),
+        outputs=_bindings(model.outputs),
+        provenance={"tool": "onnxruntime", **response},
+    )
+
+
+def _bindings(specs: Iterable[TensorSpec]) -> tuple[Binding, ...]:
+    return tuple(Binding(s.name, s.name, s.dtype, s.static_shape) for s in specs)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+# --- calibration ---------------------------------------------------------------------------------
+
+
+@hookimpl(trylast=True)
+def wherry_calibrate(
+    model: Model, dataset: Dataset, target: Target, context: StepContext
+) -> Calibration:
+    """Least and greatest value of every float32 activation: min-max over all samples.
+
+    The dataset's inputs are those of the model, preprocessed. This is the default of all backends.
+    """
+    del target
+    files = _write_inputs(model, dataset, context.scratch)
+    response = context.run_tool(
+        HERE / "calibrate.py", {"model": str(model.path), "inputs": files}, requirements=None
+    )
+    ranges = {name: (low, high) for name, (low, high) in response["ranges"].items()}
+    return Calibration(method="minmax", samples=len(dataset), ranges=ranges)
+
+
+def _write_inputs(model: Model, dataset: Dataset, folder: Path) -> dict[str, str]:
+    """One .npy file an input, [samples, *shape], written a sample at a time."""
+    import numpy as np
+
+    if not len(dataset):
+        raise DataError("calibration needs at least one sample, and the dataset is empty")
+    paths = {spec.name: folder / f"input{index}.npy" for index, spec in enumerate(model.inputs)}
+    arrays = {
+        spec.name: np.lib.format.open_memmap(
+            paths[spec.name], "w+", np.dtype(spec.dtype), (len(dataset), *spec.static_shape)
+        )
+        for spec in model.inputs
+    }
+    for index, sample in enumerate(dataset):
+        for spec in model.inputs:
+            only = sample.inputs.get("") if len(model.inputs) == 1 else None
+            value = sample.inputs.get(spec.name, only)
+            arrays[spec.name][index] = _checked(value, spec, index)
+    for array in arrays.values():
+        array.flush()
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _checked(value: Any, spec: TensorSpec, index: int) -> np.ndarray:
+    import numpy as np
+
+    where = f"calibration sample {index}"
+    if value is None:
+        raise DataError(f"the input {spec.name!r} is missing", where=where)
+    array = np.asarray(value)
+    if array.size != int(np.prod(spec.static_shape)) or array.dtype != np.dtype(spec.dtype):
+        raise DataError(
+            f"the input {spec.name!r} is {array.dtype}{list(array.shape)}, and the model takes "
+            f"{spec.dtype}{list(spec.shape)}",
+            where=where,
+            remedy="Declare a preprocessing that gives this, or mend the data.",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"the input {spec.name!r} holds NaN or infinity", where=where)
+    return array.reshape(spec.static_shape)

@@ -1,0 +1,67 @@
+"""Runs artifacts in the environment of their runtime, one process for each: ``drive.py CASES``.
+
+CASES is a JSON file: a list of ``runner``, ``binding`` (paths of Python files), ``directory``,
+``artifact``, ``options``, ``inputs`` and ``outputs`` (.npz files, ``SAMPLE/TENSOR``). A case that
+crashes leaves no outputs; one that fails leaves ``outputs`` + ``.error``.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def as_it_is(raw, spec, shape, dtype):
+    assert raw.shape == shape and str(raw.dtype) == dtype and not spec
+    return raw
+
+
+def run(case):
+    runner, binding = load(case["runner"]), load(case["binding"])
+    artifact = case["artifact"]
+    inputs = [binding.Input(entry, {}, as_it_is) for entry in artifact["inputs"]]
+    loaded = runner.load(case["directory"], artifact, case["options"])
+    samples, results = {}, {}
+    for name, array in np.load(case["inputs"]).items():
+        sample, _, tensor = name.partition("/")
+        samples.setdefault(sample, {})[tensor] = array
+    for sample, arrays in samples.items():
+        loaded.set_inputs({entry.runtime: entry.prepare(arrays[entry.onnx]) for entry in inputs})
+        loaded.run()
+        first = loaded.get_outputs()
+        loaded.run()
+        for name, array in loaded.get_outputs().items():
+            assert np.array_equal(array, first[name]), "the same inputs gave another output"
+        for entry in artifact["outputs"]:
+            output = binding.Output(entry)
+            output.gather(0, 1, first[entry["runtime"]])
+            results[f"{sample}/{entry['onnx']}"] = output.gathered()[0]
+    loaded.close()
+    np.savez(case["outputs"], **results)
+
+
+def main(path):
+    for case in json.loads(Path(path).read_text()):
+        child = os.fork()
+        if not child:
+            try:
+                run(case)
+            except Exception as error:  # noqa: BLE001 -- whatever a runner raises is the result
+                Path(case["outputs"] + ".error").write_text(f"{type(error).__name__}: {error}")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

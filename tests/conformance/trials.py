@@ -1,0 +1,148 @@
+"""Tries many models on a backend: converts them in parallel, runs them in one go, compares.
+
+What the suite of ``wherry.testing`` does for one network in many processes takes a second and
+more; here it has to be done for hundreds.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from wherry.artifact import Artifact
+from wherry.errors import ParityError, ToolError, UnsupportedError
+from wherry.host import Host
+from wherry.model import Model
+from wherry.parity import Parity, check, compare
+from wherry.reference import Reference
+from wherry.target import Target
+from wherry.testing.workshop import Workshop
+
+HERE = Path(__file__).parent
+BINDING = HERE.parents[1] / "devices" / "wherry_devices" / "agent" / "binding.py"
+
+
+@dataclass
+class Trial:
+    """What became of one model.
+
+    Attributes:
+        status: ``right``, ``refused`` (with a reason, before anything ran), ``failed`` (the
+            converter did), ``wrong`` (parity), ``broken`` (the runner failed or crashed).
+        words: the error's, else empty.
+    """
+
+    model: Model
+    status: str = ""
+    words: str = ""
+    artifact: Artifact | None = None
+    parity: Parity | None = None
+
+
+class Trials:
+    """A backend's trials.
+
+    Args:
+        name: of the backend.
+        folder: an empty one.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.host = Host.load()
+        self.backend = self.host.backends[name]
+        self.folder = folder
+        self.workshop = Workshop(self.host, folder)
+
+    def run(
+        self,
+        models: Mapping[str, onnx.ModelProto],
+        samples: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+        precision: str = "fp32",
+        **options: Any,
+    ) -> dict[str, Trial]:
+        """Try all models; ``samples`` are those of each."""
+        backend = self.backend
+        target = Target(backend.name, precision, "local", backend.options(**options))
+        if backend.converter is not None:
+            self.workshop.environment(backend.converter)  # once, and not in every thread
+        with ThreadPoolExecutor(4) as pool:
+            made = pool.map(lambda name: self._convert(name, models[name], target), models)
+            trials = dict(zip(models, made, strict=True))
+        converted = {name: trial for name, trial in trials.items() if trial.artifact}
+        for name in converted:
+            np.savez(self._path(name, "in.npz"), **{
+                f"{index}/{tensor}": array
+                for index, sample in enumerate(samples[name])
+                for tensor, array in sample.items()
+            })  # fmt: skip
+        self._drive(converted, target)
+        for name, trial in converted.items():
+            self._compare(name, trial, samples[name], precision)
+        return trials
+
+    def _path(self, name: str, ending: str) -> Path:
+        return self.folder / f"{name}.{ending}"
+
+    def _convert(self, name: str, proto: onnx.ModelProto, target: Target) -> Trial:
+        source, directory = self._path(name, "onnx"), self._path(name, "static")
+        onnx.save(proto, source)
+        directory.mkdir()
+        trial = Trial(Model.load(source).with_static_shapes({}, directory))
+        try:
+            trial.artifact = self.workshop.convert(trial.model, target, [])
+        except (UnsupportedError, ToolError) as error:
+            trial.status = "refused" if isinstance(error, UnsupportedError) else "failed"
+            trial.words = str(error)
+        return trial
+
+    def _drive(self, trials: Mapping[str, Trial], target: Target) -> None:
+        cases = [
+            {
+                "runner": str(self.backend.runner),
+                "binding": str(BINDING),
+                "directory": str(trial.artifact.directory),
+                "artifact": trial.artifact.to_json(),
+                "options": target.options.model_dump(mode="json"),
+                "inputs": str(self._path(name, "in.npz")),
+                "outputs": str(self._path(name, "out.npz")),
+            }
+            for name, trial in trials.items()
+            if trial.artifact
+        ]
+        path = self.folder / "cases.json"
+        path.write_text(json.dumps(cases))
+        python = self.workshop.environment(self.backend.runtime[0])
+        with (self.folder / "drive.log").open("w") as log:
+            subprocess.run(
+                [python, HERE / "drive.py", path], check=True, stdout=log, stderr=log, timeout=280
+            )
+
+    def _compare(
+        self, name: str, trial: Trial, samples: Sequence[Mapping[str, np.ndarray]], precision: str
+    ) -> None:
+        error, results = self._path(name, "out.npz.error"), self._path(name, "out.npz")
+        if error.exists() or not results.exists():
+            trial.status = "broken"
+            trial.words = error.read_text() if error.exists() else "it crashed"
+            return
+        outputs: list[dict[str, np.ndarray]] = [{} for _ in samples]
+        with np.load(results) as arrays:
+            for key, array in arrays.items():
+                index, _, tensor = key.partition("/")
+                outputs[int(index)][tensor] = array
+        reference = Reference(trial.model)
+        try:
+            trial.parity = compare(outputs, [reference.run(sample) for sample in samples])
+            check(trial.parity, self.backend.threshold(precision), name)
+        except ParityError as wrong:
+            trial.status, trial.words = "wrong", str(wrong)
+        else:
+            trial.status = "right"
