@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import random
 import subprocess
@@ -28,8 +29,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import wherry
 from onnx import TensorProto, helper, numpy_helper
+
+import wherry
 from wherry.artifact import Artifact
 from wherry.device import DeviceSpec
 from wherry.host import Host
@@ -208,6 +210,7 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", action="append", help="default: all three")
+    parser.add_argument("--network", action="append", help="10 ms, 0.2 ms, digits; default: all")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     host = Host.load()
@@ -216,9 +219,10 @@ def main() -> None:
     for backend in arguments.backend or ["onnxruntime", "tflite", "ncnn"]:
         with tempfile.TemporaryDirectory() as name:
             bench = Bench(host, backend, Path(name))
-            networks = {f"{ms:g} ms": bench.of_duration(ms) for ms in UNITS}
-            networks["digits"] = bench.digits()
-            for label, artifact in networks.items():
+            networks = {f"{ms:g} ms": functools.partial(bench.of_duration, ms) for ms in UNITS}
+            networks["digits"] = bench.digits
+            for label in arguments.network or networks:
+                artifact = networks[label]()
                 found = bench.compare(artifact, arguments.rounds, evaluate=label == "digits")
                 sys.stderr.write("\r" + " " * 20 + "\r")
                 for key, word in words.items():

@@ -65,6 +65,7 @@ def ncnn(directory, artifact, threads):
 
     net = runtime.Net()
     net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     (param,), (weights,) = directory.glob("*.param"), directory.glob("*.bin")
     net.load_param(str(param))
     net.load_model(str(weights))
@@ -72,12 +73,13 @@ def ncnn(directory, artifact, threads):
     state = {}
 
     def set_inputs(inputs):
-        state["extractor"] = extractor = net.create_extractor()
-        for name, array in inputs.items():
-            extractor.input(name, runtime.Mat(array))
+        state["inputs"] = [(name, runtime.Mat(array).clone()) for name, array in inputs.items()]
 
     def run():
-        state["outputs"] = [state["extractor"].extract(name)[1] for name in names]
+        extractor = net.create_extractor()
+        for name, mat in state["inputs"]:
+            extractor.input(name, mat)
+        state["outputs"] = [extractor.extract(name)[1] for name in names]
 
     return set_inputs, run, lambda: [np.array(output) for output in state["outputs"]]
 
