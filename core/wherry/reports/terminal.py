@@ -139,16 +139,24 @@ def _fit(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:
     shown = list(columns)
     while True:
         widths = [max(map(cell_len, [column.head, *column.cells])) for column in shown]
-        for index, column in enumerate(shown):
-            word = min(max(map(cell_len, column.head.split()), default=0), HEAD_WIDTH)
-            least = max(map(cell_len, column.cells))
-            widths[index] = max(least, word, widths[index] - _excess(widths, width))
+        _fold_heads(shown, widths, width, HEAD_WIDTH)
         optional = [index for index, column in enumerate(shown) if column.optional]
         if not optional or not _excess(widths, width):
             break
         del shown[optional[-1]]
+    _fold_heads(shown, widths, width, HEAD_WIDTH // 2)
     widths[0] = max(min(widths[0], NAME_WIDTH), widths[0] - _excess(widths, width))
     return list(zip(shown, widths, strict=True))
+
+
+def _fold_heads(columns: Sequence[_Column], widths: list[int], width: int, limit: int) -> None:
+    """Narrow columns, the last ones first, to their cells and the words of their heads."""
+    from rich.cells import cell_len
+
+    for index, column in reversed(list(enumerate(columns))):
+        word = min(max(map(cell_len, column.head.split()), default=0), limit)
+        least = max(map(cell_len, column.cells))
+        widths[index] = max(least, word, widths[index] - _excess(widths, width))
 
 
 def _excess(widths: Sequence[int], width: int) -> int:
