@@ -142,7 +142,7 @@ def raise_for_outcome(record: RunRecord, *, shown: bool) -> None:
     why = "The report above says why for each." if shown else _reasons(results)
     failed = [result for result in results if result["status"] == "failed"]
     if failed:
-        names = ", ".join(_name(result) for result in failed[:3])
+        names = "; ".join(result["name"] for result in failed[:3])
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise RunFailed(
             f"{len(failed)} of {len(results)} targets failed: {names}{more}",
@@ -161,9 +161,3 @@ def _reasons(results: Sequence[Mapping[str, Any]]) -> str:
     from wherry.reports.words import unmeasured
 
     return "; ".join(f"{note.where}: {note.text}" for _, note in unmeasured(results))
-
-
-def _name(result: dict[str, object]) -> str:
-    target = result["target"]
-    assert isinstance(target, dict)
-    return f"{result['variant']} on {target['backend']} {target['precision']} {target['device']}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -107,14 +109,18 @@ class Measurement:
         try:
             values = json.loads((directory / "measurement.json").read_text())
             sensors = tuple(Sensors(**reading) for reading in values.pop("sensors"))
-            with np.load(directory / "samples.npz", allow_pickle=False) as arrays:
+            # opened here: np.load would leave the file open where it is no archive
+            with (
+                (directory / "samples.npz").open("rb") as stream,
+                np.load(stream, allow_pickle=False) as arrays,
+            ):
                 samples: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
             others: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in values.items()
             }
             return cls(**samples, **others, sensors=sensors)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _UNREADABLE as error:
             raise StoreError(
                 f"not a measurement: {error!r}",
                 where=str(directory),
@@ -123,6 +129,7 @@ class Measurement:
 
 
 _ARRAYS = ("infer_ns", "total_ns")
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error)
 
 
 def merge(rounds: Sequence[Measurement]) -> Measurement:

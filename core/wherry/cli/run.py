@@ -43,8 +43,11 @@ def run(
         on_event: told of every step's progress.
     """
     from wherry.execute import execute, prepare
+    from wherry.records.runs import check_tag
 
     check_folders(outputs or {})
+    if tag is not None:
+        check_tag(tag)
     prepared = prepare(Path(manifest), overrides=sets, remeasure=remeasure)
     record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
     write_reports(record, outputs or {}, prepared.services.host.reports)
@@ -110,10 +113,13 @@ def command(
     from rich.console import Console
 
     from wherry.execute import execute, prepare, raise_for_outcome
+    from wherry.records.runs import check_tag
     from wherry.reports.terminal import print_record
 
     outputs = {form: path for form, path in files.items() if path is not None}
     check_folders(outputs)
+    if tag is not None:
+        check_tag(tag)
     prepared = prepare(manifest, overrides=sets, remeasure=remeasure)
     errors = Console(stderr=True, quiet=quiet)
     with progress_display(prepared.plan, errors) as on_event:

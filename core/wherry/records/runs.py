@@ -21,6 +21,7 @@ from wherry.reports import SCHEMA_VERSION, RunRecord
 REPORT_FILE = "report.json"
 SAMPLES_FILE = "samples.npz"
 MANIFEST_FILE = "manifest.yaml"
+_BACK = re.compile(r"last(?:~(\d{1,9}))?")
 
 _STAMP = "%Y%m%d-%H%M%S"
 _STAMP_LENGTH = len("20261124-040500")
@@ -29,6 +30,15 @@ _STAMP_LENGTH = len("20261124-040500")
 def new_run_id(now: datetime | None = None) -> str:
     """Sorts by time, e.g. ``20261124-040500-3f9a``."""
     return f"{now or datetime.now(UTC):{_STAMP}}-{secrets.token_hex(2)}"
+
+
+def check_tag(tag: str) -> None:
+    """Refuse a tag by which no run could be found again; raises `UsageError`."""
+    if not tag or _BACK.fullmatch(tag):
+        raise UsageError(
+            f"{tag!r} cannot be a tag: it would not name this run",
+            remedy="Take any other word.",
+        )
 
 
 def save_run(record: RunRecord, directory: Path) -> None:
@@ -113,7 +123,7 @@ def _find(home: Path, name: str) -> Path:
             f"there is no run yet below {home / 'runs'}", remedy="Start one with `wherry run`."
         )
     listed = ", ".join(path.name for path in runs[-3:])
-    if match := re.fullmatch(r"last(?:~(\d{1,9}))?", name):
+    if match := _BACK.fullmatch(name):
         back = int(match[1] or 0)
         if back < len(runs):
             return runs[-1 - back]

@@ -18,6 +18,7 @@ from wherry.records.runs import (
     MANIFEST_FILE,
     REPORT_FILE,
     SAMPLES_FILE,
+    check_tag,
     list_runs,
     load_run,
     new_run_id,
@@ -223,3 +224,10 @@ def test_runs_that_end_at_once_are_all_kept_and_whole(make, tmp_path):
     assert {loaded(tmp_path, f"last~{i}") for i in range(8)} == {
         f"20261124-040500-{number:04x}" for number in range(8)
     }
+
+
+@pytest.mark.parametrize("tag", ["", "last", "last~3"])
+def test_a_tag_that_names_another_run_is_refused(tag: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a tag"):
+        check_tag(tag)
+    check_tag("last-good")
