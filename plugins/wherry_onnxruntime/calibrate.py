@@ -22,7 +22,7 @@ _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 def main(request_path: str, response_path: str) -> None:
     """Answer one request."""
     request = json.loads(Path(request_path).read_text())
-    inputs = {name: np.load(path, mmap_mode="r") for name, path in request["inputs"].items()}
+    inputs = {name: Path(path) for name, path in request["inputs"].items()}
     ranges = minmax(Path(request["model"]), inputs)
     broken = sorted(name for name, bounds in ranges.items() if not np.isfinite(bounds).all())
     if broken:
@@ -38,12 +38,12 @@ def main(request_path: str, response_path: str) -> None:
     Path(response_path).write_text(json.dumps(response))
 
 
-def minmax(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+def minmax(path: Path, inputs: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
     """Run the samples.
 
     Args:
         path: an ONNX file.
-        inputs: input name to [samples, *shape]; may be memory maps.
+        inputs: input name to a .npy file of [samples, *shape].
 
     Returns:
         Tensor name to (least, greatest) of every float32 input and every float32 tensor that
@@ -53,14 +53,20 @@ def minmax(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, tuple[floa
     fetched = [name for name in names if name not in inputs]
     low = dict.fromkeys(names, np.float32(np.inf))
     high = dict.fromkeys(names, np.float32(-np.inf))
-    for index in range(min(len(values) for values in inputs.values())):
-        feeds = {name: np.ascontiguousarray(values[index]) for name, values in inputs.items()}
+    for index in range(min(len(_mapped(file)) for file in inputs.values())):
+        feeds = {name: np.array(_mapped(file)[index]) for name, file in inputs.items()}
         arrays = {**feeds, **dict(zip(fetched, session.run(fetched, feeds), strict=True))}
         for name in names:
             if arrays[name].size:  # NaN must survive, so numpy's minimum and not min()
                 low[name] = np.minimum(low[name], arrays[name].min())
                 high[name] = np.maximum(high[name], arrays[name].max())
     return {name: (float(low[name]), float(high[name])) for name in names if low[name] != np.inf}
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A .npy file; mapped anew for each sample, or all that was read would stay in memory."""
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _session(path: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,19 +200,21 @@ def _write_inputs(model: Model, dataset: Dataset, folder: Path) -> dict[str, str
     if not len(dataset):
         raise DataError("calibration needs at least one sample, and the dataset is empty")
     paths = {spec.name: folder / f"input{index}.npy" for index, spec in enumerate(model.inputs)}
-    arrays = {
-        spec.name: np.lib.format.open_memmap(
-            paths[spec.name], "w+", np.dtype(spec.dtype), (len(dataset), *spec.static_shape)
-        )
-        for spec in model.inputs
-    }
-    for index, sample in enumerate(dataset):
+    with ExitStack() as stack:
+        # Written and not mapped: pages of a map count as memory, and a full disk ends the process.
+        files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
         for spec in model.inputs:
-            only = sample.inputs.get("") if len(model.inputs) == 1 else None
-            value = sample.inputs.get(spec.name, only)
-            arrays[spec.name][index] = _checked(value, spec, index)
-    for array in arrays.values():
-        array.flush()
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(spec.dtype)),
+                "fortran_order": False,
+                "shape": (len(dataset), *spec.static_shape),
+            }
+            np.lib.format.write_array_header_1_0(files[spec.name], header)
+        for index, sample in enumerate(dataset):
+            for spec in model.inputs:
+                only = sample.inputs.get("") if len(model.inputs) == 1 else None
+                value = sample.inputs.get(spec.name, only)
+                files[spec.name].write(_checked(value, spec, index).tobytes())
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -222,7 +225,8 @@ def _checked(value: Any, spec: TensorSpec, index: int) -> np.ndarray:
     if value is None:
         raise DataError(f"the input {spec.name!r} is missing", where=where)
     array = np.asarray(value)
-    if array.size != int(np.prod(spec.static_shape)) or array.dtype != np.dtype(spec.dtype):
+    shapes = (spec.static_shape, spec.static_shape[1:])  # with the batch axis of 1, or without
+    if array.shape not in shapes or array.dtype != np.dtype(spec.dtype):
         raise DataError(
             f"the input {spec.name!r} is {array.dtype}{list(array.shape)}, and the model takes "
             f"{spec.dtype}{list(spec.shape)}",
@@ -231,4 +235,4 @@ def _checked(value: Any, spec: TensorSpec, index: int) -> np.ndarray:
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"the input {spec.name!r} holds NaN or infinity", where=where)
-    return array.reshape(spec.static_shape)
+    return array

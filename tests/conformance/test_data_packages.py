@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from wherry.data.packaged import (
     Mnist5kParameters,
     SklearnDigitsParameters,
