@@ -225,8 +225,9 @@ def _checked(value: Any, spec: TensorSpec, index: int) -> np.ndarray:
     if value is None:
         raise DataError(f"the input {spec.name!r} is missing", where=where)
     array = np.asarray(value)
-    shapes = (spec.static_shape, spec.static_shape[1:])  # with the batch axis of 1, or without
-    if array.shape not in shapes or array.dtype != np.dtype(spec.dtype):
+    shape = spec.static_shape
+    fits = array.shape == shape or (1, *array.shape) == shape  # without a batch axis of 1
+    if not fits or array.dtype != np.dtype(spec.dtype):
         raise DataError(
             f"the input {spec.name!r} is {array.dtype}{list(array.shape)}, and the model takes "
             f"{spec.dtype}{list(spec.shape)}",
