@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -172,10 +173,14 @@ class DeviceServices(Protocol):
 
     Attributes:
         home: the folder of wherry's own files on the host.
+        cancelled: when it is set, sessions end: what waits for a board raises `Interrupted`.
     """
 
     @property
     def home(self) -> Path: ...
+
+    @property
+    def cancelled(self) -> threading.Event: ...
 
     def environment(self, requirements: Requirements) -> Path:
         """Make (or find) an environment on the host; returns its Python executable."""

@@ -51,7 +51,7 @@ def prepare(
     from wherry.stages.context import Services as ServicesClass
     from wherry.store import Store
 
-    root = home()
+    root, cancelled = home(), cancelled or threading.Event()
     host = host or HostClass.load()
     loaded = load_manifest(manifest, host, overrides=overrides)
     plan = make_plan(loaded, host, loaded.inventory)
@@ -60,12 +60,12 @@ def prepare(
         plan=plan,
         host=host,
         store=Store(root / "store"),
-        environments=Environments(root),
+        environments=Environments(root, cancelled),
         inventory=loaded.inventory,
         home=root,
         run_directory=root / "runs" / run_id,
         limits=Limits(loaded.limits.time_s, loaded.limits.memory_bytes),
-        cancelled=cancelled or threading.Event(),
+        cancelled=cancelled,
         remeasure=remeasure,
     )
     return Prepared(plan, services, run_id)

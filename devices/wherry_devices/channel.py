@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wherry.errors import Interrupted
 from wherry_devices.agent import frames
 from wherry_devices.connection import Connection, Process
 
 _PACKAGE = "wherry-agent/wherry_agent"
 _MAIN = "from wherry_agent.main import main\n\nmain()\n"
 _NOISE_BYTES = 1 << 16  # what a login shell may print before the agent's bootstrap speaks
+_POLL_S = 0.2  # how soon a stopped run is noticed
 _END_S = 5.0  # a process that closed its stdout has ended soon after
 
 
@@ -74,6 +76,7 @@ class Channel:
         bootstrap = (Path(frames.__file__).parent / "bootstrap.py").read_text("utf-8")
         digest, _ = bundle()
         self._patience_s = patience_s
+        self._cancelled = connection.cancelled
         self.heard = time.monotonic()
         command = [connection.python, "-I", "-S", "-c", bootstrap]
         self._process: Process = connection.start(
@@ -108,11 +111,19 @@ class Channel:
         Raises:
             AgentEnded: there is none.
             AgentSilent: none came within ``limit_s`` seconds.
+            Interrupted: the run was stopped.
         """
-        try:
-            frame = self._frames.get(timeout=limit_s)
-        except queue.Empty:
-            raise AgentSilent(f"no answer within {limit_s:g} s") from None
+        deadline = time.monotonic() + limit_s
+        while True:
+            if self._cancelled.is_set():
+                raise Interrupted("the session was stopped")
+            try:
+                left = deadline - time.monotonic()
+                frame = self._frames.get(timeout=max(0.0, min(left, _POLL_S)))
+                break
+            except queue.Empty:
+                if left <= _POLL_S:
+                    raise AgentSilent(f"no answer within {limit_s:g} s") from None
         if frame is None:
             self._frames.put(None)  # for whoever asks again
             raise self._ended()

@@ -6,6 +6,7 @@ such a process, the same for every transport.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -62,6 +63,11 @@ class Connection(Protocol):
     @property
     def lease(self) -> str:
         """The lease file on the board."""
+        ...
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """When it is set, whoever waits for the board gives up."""
         ...
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ class Services:
     """`wherry.device.DeviceServices` that make no environment."""
 
     home: Path
+    cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def environment(self, requirements):
         raise EnvironmentError_(f"{requirements.packages} cannot be made", remedy="Do not try.")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,7 @@ class _Bench:
     inventory: Inventory
     environments: Environments
     home: Path
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(cls, host: Host | None) -> _Bench:

@@ -80,12 +80,14 @@ class Environments:
 
     Args:
         home: the folder of wherry's own files.
+        cancelled: when it is set, what makes an environment or waits for one raises `Interrupted`.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, cancelled: threading.Event | None = None) -> None:
         # Resolved: a virtual environment's scripts name its folder, by whatever path it is reached.
         self.root = (home / "environments").resolve()
         self.logs = home / "logs"
+        self._cancelled = cancelled or threading.Event()
         self._interpreters: dict[Path, Interpreter] = {}
         self._mutex = threading.Lock()
 
@@ -110,10 +112,12 @@ class Environments:
             text = _read(path)
             if text is None:
                 self._make_folders()
-                with hold(path.with_suffix(".lock"), remove=True) as held:
+                lock = path.with_suffix(".lock")
+                with hold(lock, remove=True, cancelled=self._cancelled) as held:
                     text = _read(path)
                     if text is None:
-                        uv = Uv(requirements, interpreter, self._log(name), held, self.root)
+                        log = self._log(name)
+                        uv = Uv(requirements, interpreter, log, held, self.root, self._cancelled)
                         text = _resolve(uv, requirements, python, interpreter)
                         part = path.with_suffix(".part")
                         part.write_text(text, encoding="utf-8")
@@ -144,10 +148,22 @@ class Environments:
             if not _is_complete(directory, lock):
                 self._make_folders()
                 waiting = partial(say, "waiting for another run that makes it")
-                with hold(directory.with_suffix(".lock"), remove=True, on_wait=waiting) as held:
+                with hold(
+                    directory.with_suffix(".lock"),
+                    remove=True,
+                    on_wait=waiting,
+                    cancelled=self._cancelled,
+                ) as held:
                     if not _is_complete(directory, lock):
-                        log = self._log(directory.name)
-                        uv = Uv(requirements, self.interpreter(python), log, held, self.root, say)
+                        uv = Uv(
+                            requirements,
+                            self.interpreter(python),
+                            self._log(directory.name),
+                            held,
+                            self.root,
+                            self._cancelled,
+                            say,
+                        )
                         _make(uv, directory, lock, python)
         with contextlib.suppress(OSError):  # a home that is only read serves as well
             os.utime(directory / _MARKER)

@@ -7,14 +7,16 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wherry.errors import EnvironmentError_
+from wherry.errors import EnvironmentError_, Interrupted
 from wherry.requirements import Requirements
 
 _TIME_S = 3600.0
+_POLL_S = 0.2
 _SHOWN_CHARS = 700
 _NAMED = 3
 
@@ -109,6 +111,7 @@ class Uv:
         held: descriptor of the environment's lock. uv inherits it: should we be killed, nobody
             else touches the environment before uv has ended as well.
         cwd: where uv looks for a project's settings; a folder of ours, so that it finds none.
+        cancelled: when it is set, uv is ended.
         say: told each line.
     """
 
@@ -117,6 +120,7 @@ class Uv:
     log: Path
     held: int
     cwd: Path
+    cancelled: threading.Event
     say: Callable[[str], None] = lambda _line: None
 
     def run(self, *arguments: str, failing: str = "made") -> None:
@@ -128,6 +132,7 @@ class Uv:
 
         Raises:
             EnvironmentError_: caused by a `UvError`.
+            Interrupted: ``cancelled`` was set.
         """
         lines: list[str] = []
         with self.log.open("a", encoding="utf-8") as log:
@@ -144,8 +149,8 @@ class Uv:
                 errors="replace",
                 pass_fds=(self.held,),
             )
-            timer = threading.Timer(_TIME_S, process.kill)
-            timer.start()
+            ended = threading.Event()
+            threading.Thread(target=self._watch, args=(process, ended), daemon=True).start()
             try:
                 with process:
                     assert process.stdout is not None
@@ -158,9 +163,19 @@ class Uv:
                 process.kill()
                 raise
             finally:
-                timer.cancel()
+                ended.set()
+        if self.cancelled.is_set():
+            raise Interrupted(f"the environment of {named(self.requirements)} was not finished")
         if process.returncode != 0:
             raise self._error(lines, process.returncode, failing)
+
+    def _watch(self, process: subprocess.Popen[str], ended: threading.Event) -> None:
+        """The thread that ends uv where nobody waits for it any longer."""
+        deadline = time.monotonic() + _TIME_S
+        while not ended.wait(_POLL_S):
+            if self.cancelled.is_set() or time.monotonic() > deadline:
+                process.kill()
+                return
 
     def _error(self, lines: list[str], code: int, failing: str) -> EnvironmentError_:
         text = "".join(lines)

@@ -119,6 +119,7 @@ def run_data(step: Step, inputs: Mapping[str, Any], services: Services) -> Stage
         where=section.location,
         needs_labels=step.data == EVALUATION
         and any(kinds[metric.name].needs_labels for metric in manifest.metrics),
+        progress=lambda _done, _total: services.check(),
     )
     return StageResult(dataset)
 

@@ -54,6 +54,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
 
     def build(context: HostContext) -> None:
         def progress(done: int, total: int) -> None:
+            services.check()
             if done % 500 == 0:
                 context.progress(f"{done}/{total} samples")
 

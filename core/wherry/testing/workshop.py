@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ class Workshop:
     def __init__(self, host: Host, folder: Path) -> None:
         self._host = host
         self._folder = folder
-        self._environments = Environments(home())
+        self.cancelled = threading.Event()
+        self._environments = Environments(home(), self.cancelled)
 
     @property
     def home(self) -> Path:

@@ -59,6 +59,7 @@ class LocalConnection:
 
     def __init__(self, services: DeviceServices) -> None:
         self._services = services
+        self.cancelled = services.cancelled
         board = services.home / "board"
         self.root = str(board)
         self.lease = str(board / "lease")
