@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wherry.errors import Interrupted, PluginError, WherryError
+from wherry.errors import Interrupted, UnsupportedError, WherryError
 from wherry.stages import stage
-from wherry.stages.context import Services, StageResult, log_path
+from wherry.stages.context import Services, StageResult, failure
 
 if TYPE_CHECKING:
     from wherry.plan import Step
@@ -147,12 +146,19 @@ class _Scheduler:
             if (outcome := self._outcomes[need]).result is not None
         }
         outcome = _attempt(step, inputs, self._services, start)
-        if outcome.error is not None:
-            self._notify(Event(step, "failed", str(outcome.error)))
-        else:
+        if outcome.error is None:
             cached = outcome.result is not None and outcome.result.cached
             self._notify(Event(step, "cached" if cached else "done"))
+        elif not isinstance(outcome.error, Interrupted):
+            refused = isinstance(outcome.error, UnsupportedError)
+            self._notify(Event(step, "skipped" if refused else "failed", _headline(outcome.error)))
         return outcome
+
+
+def _headline(error: WherryError) -> str:
+    """Where and what, in a line; the report has the rest."""
+    line = error.message.partition("\n")[0].strip()
+    return f"{error.where}: {line}" if error.where else line
 
 
 def _attempt(
@@ -161,18 +167,6 @@ def _attempt(
     try:
         result = stage(step.kind)(step, inputs, services)
         return StepOutcome(step, result, None, time.monotonic() - start)
-    except WherryError as error:
-        if isinstance(error, PluginError) and error.__cause__ is not None:
-            with log_path(services, step.id).open("a") as stream:
-                traceback.print_exception(error, file=stream)
-        return StepOutcome(step, None, error, time.monotonic() - start)
-    except Exception as error:  # noqa: BLE001 -- a plugin's bug fails its own step; the log has it all
-        log = log_path(services, step.id)
-        with log.open("a") as stream:
-            traceback.print_exc(file=stream)
-        failure = PluginError(
-            f"{step.title} hit a bug: {type(error).__name__}: {error}",
-            where=step.id,
-            remedy=f"The traceback is in {log}; report it to the author of the plugin.",
-        )
-        return StepOutcome(step, None, failure, time.monotonic() - start)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- a plugin's bug fails its own step
+        failed = failure(error, services, step.id)
+        return StepOutcome(step, None, failed, time.monotonic() - start)

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.artifact import hash_file
 from wherry.engine.worker import Limits, run_tool
-from wherry.errors import Interrupted
+from wherry.errors import Interrupted, PluginError, WherryError
 from wherry.requirements import Requirements
 from wherry.store import Key
 
@@ -87,6 +88,11 @@ class Services:
     def manifest(self) -> Manifest:
         """The plan's manifest."""
         return self.plan.manifest
+
+    def check(self) -> None:
+        """Raise `Interrupted` if the user has stopped the run; for what runs long in this process."""
+        if self.cancelled.is_set():
+            raise Interrupted("the run was stopped")
 
     def environment(self, requirements: Requirements) -> Path:
         """See `wherry.device.DeviceServices`."""
@@ -199,9 +205,8 @@ def take_or_build_locked(
     """`take_or_build` for a caller that holds the key's lock, and goes on holding it."""
     entry = services.store.get(key)
     if entry is not None:
-        return entry, True, _notes(entry.directory)
-    if services.cancelled.is_set():
-        raise Interrupted("the run was stopped")
+        return entry, True, notes(entry)
+    services.check()
     with services.store.build(key) as output, scratch_folder(services) as scratch:
         context = HostContext(services, step, output, scratch, log_path(services, step))
         build(context)
@@ -231,6 +236,22 @@ def log_path(services: Services, step: str) -> Path:
     return folder / f"{readable}-{hashlib.sha256(step.encode()).hexdigest()[:6]}.log"
 
 
+def failure(error: BaseException, services: Services, step: str) -> WherryError:
+    """What a step's exception is told as; the traceback of a bug goes to the step's log."""
+    if isinstance(error, WherryError) and not (isinstance(error, PluginError) and error.__cause__):
+        return error
+    log = log_path(services, step)
+    with log.open("a", encoding="utf-8") as stream:
+        traceback.print_exception(error, file=stream)
+    if isinstance(error, PluginError):
+        remedy = f"{error.remedy or ''} The traceback is in {log}".lstrip()
+        return PluginError(error.message, where=error.where, remedy=remedy)
+    return PluginError(
+        f"a bug of wherry or of a plugin: {type(error).__name__}: {error}",
+        remedy=f"Report it to its authors. The traceback is in {log}",
+    )
+
+
 def tool_lock(services: Services, requirements: Requirements | None) -> str:
     """What a tool's environment holds, for keys; None: the host's own interpreter."""
     return own_lock() if requirements is None else services.environment_lock(requirements)
@@ -256,6 +277,7 @@ def files_digest(paths: tuple[Path, ...]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _notes(directory: Path) -> tuple[str, ...]:
-    path = directory / NOTES
+def notes(entry: Entry) -> tuple[str, ...]:
+    """The warnings of the step that made an entry."""
+    path = entry.directory / NOTES
     return tuple(json.loads(path.read_text())["warnings"]) if path.exists() else ()

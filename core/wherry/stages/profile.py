@@ -16,7 +16,9 @@ from wherry.stages.context import (
     HostContext,
     Services,
     StageResult,
+    failure,
     files_digest,
+    notes,
     take_or_build,
 )
 from wherry.stages.reference import ReferenceOutputs, make_metrics, metric_versions
@@ -91,14 +93,16 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
         for row in ready:
             try:
                 job = _job(row, inputs[row.steps[-2]], session, dataset, reference, services)
-            except WherryError as error:
-                done[row.index] = Profiled(None, error)
+            except Interrupted:
+                raise
+            except Exception as error:  # noqa: BLE001 -- one row's bug is not the others'
+                done[row.index] = Profiled(None, failure(error, services, f"{step.id}:{row.id}"))
                 continue
             known = None if services.remeasure else _known(job, services)
             if known is None:
                 jobs.append(job)
             else:
-                done[row.index] = Profiled(known, cached=True)
+                done[row.index] = known
     if jobs:
         with device.session() as session:
             done |= _measure(step, jobs, session, dataset, reference, services)
@@ -134,9 +138,11 @@ def _job(
     return _Job(row, converted, backend, key)
 
 
-def _known(job: _Job, services: Services) -> Measurement | None:
+def _known(job: _Job, services: Services) -> Profiled | None:
     entry = services.store.get(job.key)
-    return Measurement.load(entry.directory) if entry else None
+    if entry is None:
+        return None
+    return Profiled(Measurement.load(entry.directory), cached=True, warnings=notes(entry))
 
 
 def _measure(
@@ -176,31 +182,34 @@ def _measure(
                 _one_round(job, number, session, dataset, reference, context).save(context.output)
 
             try:
-                entry, _, notes = take_or_build(
+                entry, _, told = take_or_build(
                     services, f"{step.id}:{job.row.id}", _round_key(job, number), build
                 )
             except Interrupted:
                 raise
-            except WherryError as error:
-                failed[index] = error
+            except (Exception, SystemExit) as error:  # noqa: BLE001 -- one row's bug is not the others'
+                failed[index] = failure(error, services, f"{step.id}:{job.row.id}")
                 continue
             rounds[index].append(Measurement.load(entry.directory))
-            warnings[index].extend(notes)
+            warnings[index].extend(told)
 
     done: dict[int, Profiled] = {}
     for job in jobs:
         index = job.row.index
-        notes = tuple(dict.fromkeys(warnings[index]))
+        told = tuple(dict.fromkeys(warnings[index]))
         if index in failed:
-            done[index] = Profiled(None, failed[index], warnings=notes)
+            done[index] = Profiled(None, failed[index], warnings=told)
             continue
         merged = merge(rounds[index])
 
-        def keep(context: HostContext, merged: Measurement = merged) -> None:
+        def keep(
+            context: HostContext, merged: Measurement = merged, told: tuple[str, ...] = told
+        ) -> None:
             merged.save(context.output)
+            context.warnings.extend(told)
 
         take_or_build(services, f"{step.id}:{job.row.id}", job.key, keep)
-        done[index] = Profiled(merged, warnings=notes)
+        done[index] = Profiled(merged, warnings=told)
     return done
 
 
