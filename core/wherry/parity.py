@@ -220,13 +220,16 @@ class _Spread:
         return None
 
 
-def check(parity: Parity, threshold: ParityThreshold, where: str) -> None:
+def check(
+    parity: Parity, threshold: ParityThreshold, where: str, *, precision: str | None = None
+) -> None:
     """Raise `ParityError` where an output is below the threshold.
 
     Args:
         parity: what `compare` found.
         threshold: the least that is accepted.
         where: the target, for the message.
+        precision: the target's, for the remedy.
     """
     failing = {
         name: entry
@@ -250,11 +253,16 @@ def check(parity: Parity, threshold: ParityThreshold, where: str) -> None:
         f"output {name!r} {figures} against the model in fp32 over {parity.samples} samples, and "
         f"at least {wanted} are wanted{others}",
         where=where,
-        remedy=_hint(worst),
+        remedy=_hint(worst, precision),
     )
 
 
-def _hint(worst: OutputParity) -> str:
+def _hint(worst: OutputParity, precision: str | None) -> str:
+    if precision == "fp32" and (worst.cosine >= 0.5 or not worst.finite):
+        return (
+            "In fp32 nothing but rounding may differ: the fault is in the backend's converter or "
+            "its runner: report it."
+        )
     if not worst.finite:
         return "It is not finite: values go beyond the precision's range. Try a wider precision."
     if worst.cosine < 0.5:

@@ -74,7 +74,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             context.warnings,
         )
         artifact = services.host.convert(model, target, calibration, inner)
-        _check_artifact(artifact, model, target)
+        _check_artifact(artifact, model, target, inner)
         (context.output / ARTIFACT_FILE).write_text(json.dumps(artifact.to_json(), indent=1))
 
     # The lock is held until parity is known, so that nobody takes an artifact that is then removed.
@@ -82,6 +82,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
         entry, cached, warnings = take_or_build_locked(services, step.id, key, build)
         artifact = _read_artifact(entry)
         try:
+            _check_files(artifact, entry)
             parity, known, more = _parity(step, artifact, model, target, inputs, services)
         except Interrupted:
             raise  # the next run goes on with the check
@@ -138,9 +139,14 @@ def refuse_unsupported(found: Iterable[Unsupported], target: Target) -> None:
     )
 
 
-def _check_artifact(artifact: Artifact, model: Model, target: Target) -> None:
+def _check_artifact(artifact: Artifact, model: Model, target: Target, context: HostContext) -> None:
     """A converter maps each of the model's inputs and outputs, in order, and leaves files."""
     culprit = f"the backend {target.backend}"
+    if artifact.directory.resolve() != context.output.resolve():
+        raise PluginError(
+            f"{culprit} made its artifact outside of context.output ({artifact.directory})",
+            remedy="Report this to the author of the plugin.",
+        )
     for side in ("inputs", "outputs"):
         wanted = [spec.name for spec in getattr(model, side)]
         found = [binding.onnx for binding in getattr(artifact, side)]
@@ -167,6 +173,17 @@ def _read_artifact(entry: Entry) -> Artifact:
             remedy="Run `wherry cache verify`.",
         ) from error
     return Artifact.from_json(values, entry.directory / FILES)
+
+
+def _check_files(artifact: Artifact, entry: Entry) -> None:
+    """The files are still those that the artifact was described with."""
+    for name, digest in artifact.files.items():
+        if entry.files.get(f"{FILES}/{name}") != digest:
+            raise PluginError(
+                f"the backend {artifact.backend} changed or removed the artifact's {name!r} after "
+                "it had described it",
+                remedy="Report this to the author of the plugin.",
+            )
 
 
 def _parity(
@@ -231,7 +248,7 @@ def _parity(
         entry, cached, warnings = take_or_build(services, f"{step.id}:parity", key, build)
     figures = _read_parity(entry)
     threshold = section.thresholds.get(target.precision) or backend.threshold(target.precision)
-    check(figures, threshold, where=f"{step.variant} on {target.describe()}")
+    check(figures, threshold, where="parity", precision=target.precision)
     return figures, cached, warnings
 
 

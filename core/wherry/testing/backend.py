@@ -153,7 +153,8 @@ class BackendSuite:
                 assert np.array_equal(values, outputs[0][name]), "the same input, another output"
             reference = Reference(model)
             figures = compare(outputs, [reference.run(sample) for sample in given])
-            check(figures, backend.threshold(precision), where=f"{network} in {precision}")
+            where = f"{network} in {precision}"
+            check(figures, backend.threshold(precision), where, precision=precision)
 
     def test_unknown_operator_is_not_converted(
         self, host: Host, backend: Backend, tmp_path: Path
