@@ -137,7 +137,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
             Step(
                 f"convert:{variant_model}:{_conversion(target)}",
                 "convert",
-                f"convert {variant} for {target.backend} {target.precision}",
+                f"convert {variant} for {_conversion_in_words(target)}",
                 (variant_model, *calibration, *checks),
                 variant=variant,
                 target=target,
@@ -193,6 +193,13 @@ def _chain(
             )
         )
     return tuple(chain)
+
+
+def _conversion_in_words(target: Target) -> str:
+    """For people, what `_conversion` is as a key."""
+    changed = target.options.model_dump(mode="json", exclude={"threads"}, exclude_defaults=True)
+    options = ", ".join(f"{key}={value}" for key, value in changed.items())
+    return f"{target.backend} {target.precision}" + (f" ({options})" if options else "")
 
 
 def _conversion(target: Target) -> str:

@@ -76,7 +76,7 @@ def _selects(gate: Gate, result: Mapping[str, Any]) -> bool:
 def _judge(gate: Gate, result: Mapping[str, Any], values: Mapping[str, Any]) -> _Finding:
     name, metric = result["name"], gate.metric
     if result["status"] != "ok":
-        reason = f"{name} was not measured: {result['error']}"
+        reason = f"{name} was not measured: {result['error'].splitlines()[0]}"
         return _Finding(-math.inf, None, name, reason)
     value, latency = _value(metric, result), result["latency"]
     if value is None:
