@@ -92,12 +92,23 @@ def _evaluate(
             labels.append(sample.label)
             yield _named(artifact, sample.inputs)
 
-    count = 0
+    count = broken = 0
     for outputs in hosted.infer(samples()):
         reference, label = context.reference(count), labels.popleft()
         for metric in context.metrics.values():
             metric.update(outputs, reference, label)
         count += 1
+        broken += _is_broken(outputs, reference)
         if count % _PROGRESS == 0:
             context.progress(f"{count}/{len(dataset)} samples")
+    if broken:
+        context.warn(f"{broken} of {count} samples gave NaN or infinity, unlike the original")
     return count
+
+
+def _is_broken(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> bool:
+    return any(
+        not np.isfinite(outputs[name]).all() and bool(np.isfinite(expected).all())
+        for name, expected in reference.items()
+        if name in outputs and expected.dtype.kind == "f"
+    )

@@ -96,6 +96,16 @@ class Output:
         return self._gathered
 
 
+def given(outputs: Mapping[str, Any], name: str) -> np.ndarray:
+    """An output of a runner; raises ValueError where it gave none, or no array."""
+    value = outputs.get(name)
+    if isinstance(value, np.ndarray):
+        return value
+    if value is None:
+        raise ValueError(f"get_outputs() gave no {name!r}, only {sorted(outputs)}")
+    raise ValueError(f"get_outputs() gave {name!r} as {type(value).__name__}, not as an array")
+
+
 def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """Another type for the same values.
 
