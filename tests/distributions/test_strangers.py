@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from wherry.testing import networks
 
 pytestmark = pytest.mark.index

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 from pydantic import BaseModel, Field
+
 from wherry.dataset import DatasetSource
 from wherry.device import Transport
 from wherry.hookspecs import hookimpl

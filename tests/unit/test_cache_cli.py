@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 
 import pytest
+
 from wherry import cli
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
 from wherry.engine.environments import Environments

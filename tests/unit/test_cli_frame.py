@@ -12,6 +12,7 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wherry import __version__, cli
 from wherry.cli import VERBS, main
 from wherry.cli.errors import MASK, bug_report, mask_arguments

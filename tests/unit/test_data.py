@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from wherry.data import sources
 from wherry.data.arrays import ArrayDataset, NpzParameters, load_npz
 from wherry.data.spec import PreprocessSpec

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+
 from wherry.data import pictures
 from wherry.data.pictures import ImagesParameters, PictureOptions, load_images, read_picture
 from wherry.data.tables import CsvParameters, load_csv

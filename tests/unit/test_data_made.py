@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from wherry.data import packaged
 from wherry.data.made import PythonParameters, RandomParameters, load_python, load_random
 from wherry.data.packaged import in_turn, load_mnist5k, load_sklearn_digits

@@ -6,6 +6,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+
 from wherry import cli
 from wherry.cli.doctor import doctor
 from wherry.engine import uv

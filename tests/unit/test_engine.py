@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from wherry.engine import local
 from wherry.errors import Interrupted, ModelError, PluginError
 from wherry.plan import Step

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from wherry.engine import uv
 from wherry.engine.environments import Environments, disk_usage
 from wherry.errors import EnvironmentError_, PluginError

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from wherry import hookspecs
 from wherry.calibration import Calibration
 from wherry.host import KINDS, STAGES, Host

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from pydantic import BaseModel
+
 from wherry.errors import PluginError, UsageError
 from wherry.hookspecs import hookimpl
 from wherry.host import Host

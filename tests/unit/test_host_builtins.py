@@ -1,6 +1,7 @@
 """wherry's own plugins: none is broken, and each says what it is."""
 
 import pytest
+
 from wherry.host import KINDS, Host
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import BaseModel
+
 from wherry.artifact import Artifact
 from wherry.calibration import Calibration
 from wherry.errors import PluginError, ToolError

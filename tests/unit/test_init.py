@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from wherry.cli import main
 from wherry.cli.init import SIZES, init
 from wherry.data.arrays import NpzParameters, load_npz

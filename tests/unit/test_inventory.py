@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, model_validator
+
 from wherry.device import Transport
 from wherry.errors import ManifestError
 from wherry.hookspecs import hookimpl

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from wherry.errors import ManifestError, UsageError
 from wherry.manifest import Drop
 

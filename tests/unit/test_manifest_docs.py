@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from wherry.host import Host
 from wherry.inventory import load_inventory
 from wherry.manifest import load_manifest

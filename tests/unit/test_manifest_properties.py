@@ -9,6 +9,7 @@ from math import prod
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from wherry.errors import WherryError
 from wherry.manifest import load_manifest
 

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
+
 from wherry.cli import cli
 from wherry.cli.schema import schema
 from wherry.errors import ManifestError, PluginError

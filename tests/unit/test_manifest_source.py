@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wherry.errors import ManifestError
 from wherry.manifest import source
 from wherry.manifest.merge import merge

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+
 from wherry.errors import ModelError
 from wherry.model import Model, TensorSpec
 from wherry.reference import Reference

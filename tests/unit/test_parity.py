@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+
 from wherry.errors import ParityError
 from wherry.parity import check, compare
 from wherry.target import ParityThreshold

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from pydantic import BaseModel
+
 from wherry.dataset import DatasetSource
 from wherry.device import Transport
 from wherry.hookspecs import hookimpl

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from wherry import preprocess
 from wherry.data.spec import PreprocessSpec
 from wherry.preprocess import apply

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from wherry.data.arrays import ArrayDataset
 from wherry.errors import DataError, ModelError, StoreError
 from wherry.model import Model, TensorSpec

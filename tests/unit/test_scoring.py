@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from wherry.errors import DataError, ParityError
 from wherry.scoring import class_axis, metrics
 from wherry.target import DEFAULT_PARITY

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from wherry.errors import UsageError
 from wherry.stats import median_interval, outliers, pareto, ratio_interval, summarise
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wherry import entry as entry_module
 from wherry.errors import Interrupted, PluginError, StoreError, UsageError
 from wherry.filelock import TakenError, hold

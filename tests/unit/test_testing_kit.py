@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ConfigDict, Field
+
 from wherry.errors import PluginError
 from wherry.hookspecs import hookimpl
 from wherry.host import Host

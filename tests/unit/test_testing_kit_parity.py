@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+
 from wherry.artifact import Artifact, Binding
 from wherry.errors import ParityError, ToolError, UnsupportedError
 from wherry.hookspecs import hookimpl

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from wherry.engine.worker import Limits, run_tool
 from wherry.errors import Interrupted, PluginError, ToolError, UnsupportedError
 

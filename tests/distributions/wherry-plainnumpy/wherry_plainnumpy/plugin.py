@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import Field
+
 from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration
 from wherry.context import StepContext
