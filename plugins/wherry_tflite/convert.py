@@ -1,0 +1,412 @@
+"""ONNX to .tflite, alone in the converter's environment: ``convert.py REQUEST.json RESPONSE.json``.
+
+onnx2tf's own writer makes the file (no TensorFlow) from what ``prepare.py`` left, and `finish`
+makes it what is shipped. The layouts of inputs and outputs are found by their shapes, and by
+running where the shapes leave a choice.
+
+The request: ``model``, ``output`` (a folder), ``precision`` (``fp32`` or ``fp16``), ``inputs`` and
+``outputs`` (ONNX name to static shape), ``reference`` (an .npz file with ``in0``.., ``out0``.., or
+null; see `is_ambiguous`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+FILE = "model.tflite"
+RANKS = (3, 4, 5)  # of tensors whose layout may change
+
+Layout = tuple[int, ...] | None
+"""A permutation of an ONNX tensor's axes, or none."""
+
+LEAST_HALVED = 256  # elements; below, the operator that widens a constant outweighs what it saves
+LEAST_SQNR_DB = 60.0  # of a constant in float16: about 73 unless it leaves float16's range
+MOST_ERROR = 0.01  # relative; what the wrong layout of random data exceeds by far
+
+
+class RefusalError(Exception):
+    """What the response says instead of a result."""
+
+    def __init__(
+        self, message: str, *, where: str = "", remedy: str = "", unsupported: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.error: dict[str, Any] = {"message": message, "unsupported": unsupported}
+        if where:
+            self.error["where"] = where
+        if remedy:
+            self.error["remedy"] = remedy
+
+
+def main(request_path: str, response_path: str) -> None:
+    """Read the request, convert, write the response."""
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    try:
+        response = convert(request)
+    except RefusalError as refusal:
+        response = {"error": refusal.error}
+    Path(response_path).write_text(json.dumps(response), encoding="utf-8")
+
+
+def convert(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``model.tflite`` into the request's output folder and describe it."""
+    import onnx
+
+    proto = onnx.load(request["model"])
+    check_operators(proto)
+    with tempfile.TemporaryDirectory() as folder:
+        written, tensors = lower(proto, folder)
+        data, kept = finish(written, halve=request["precision"] == "fp16")
+    path = Path(request["output"], FILE)
+    path.write_bytes(data)
+    return {
+        **bind(path, request["inputs"], request["outputs"], request["reference"]),
+        "float32_constants": kept,
+        "tensors": tensors,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the tools that made the file."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("onnx2tf", "onnxslim", "onnx", "ai-edge-litert")}
+
+
+def check_operators(proto: onnx.ModelProto) -> None:
+    """Refuse operators that the writer has never heard of."""
+    from onnx2tf.tflite_builder.op_registry import get_supported_onnx_ops
+
+    known = {*get_supported_onnx_ops(), "Constant"}
+    for node in proto.graph.node:
+        if node.op_type not in known or node.domain not in {"", "ai.onnx"}:
+            raise unsupported(node.op_type, node.name, "onnx2tf does not know this operator")
+
+
+def unsupported(operator: str, node: str, reason: str) -> RefusalError:
+    """TFLite cannot have this node."""
+    return RefusalError(
+        f"TFLite conversion does not support {operator} (node {node!r}): {reason}",
+        where=f"node {node}",
+        remedy="Write it with other operators, or take another backend for this model.",
+        unsupported=True,
+    )
+
+
+# --- to TFLite -----------------------------------------------------------------------------------
+
+
+def lower(proto: onnx.ModelProto, folder: str) -> tuple[Path, dict[str, str]]:
+    """Write a float32 file with onnx2tf.
+
+    Returns:
+        Its path, and the ONNX tensors that it still holds, by the names that they have in it.
+    """
+    from onnx2tf.tflite_builder import export_tflite_model_flatbuffer_direct
+
+    try:
+        made = export_tflite_model_flatbuffer_direct(
+            onnx_graph=proto,
+            output_folder_path=folder,
+            output_file_name="model",
+            flatbuffer_direct_show_progress=False,
+        )
+    except NotImplementedError as error:
+        raise not_implemented(str(error), proto) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise RefusalError(
+            f"onnx2tf fails on the model: {type(error).__name__}: {error}",
+            remedy="Take another backend for this model.",
+        ) from error
+    report = json.loads(Path(made["tensor_correspondence_report_path"]).read_text("utf-8"))
+    tensors = {
+        record["onnx_output_name"]: record["resolved_tflite_tensor_name"]
+        for record in report["records"]
+        if record["exists_in_final_model"]
+    }
+    return Path(made["float32_tflite_path"]), tensors
+
+
+def not_implemented(text: str, proto: onnx.ModelProto) -> RefusalError:
+    """onnx2tf's words in ours: which node it does not take, and why."""
+    kinds = {node.name: node.op_type for node in proto.graph.node}
+    long = re.search(r"op=(\S+) node=(.*) reason_code=(\S+) message=(.*)", text, re.DOTALL)
+    if long:
+        operator, node, code, reason = long.groups()
+        if code == "custom_op_candidate_disabled":
+            reason = "TFLite has no operators for this form of it"
+        return unsupported(operator, node, reason)
+    short = re.match(r"(.*?) op=(.*?)(?: [\w]+=|$)", text, re.DOTALL)
+    if short and short[2] in kinds:
+        return unsupported(kinds[short[2]], short[2], short[1])
+    return RefusalError(f"onnx2tf cannot convert the model: {text}", unsupported=True)
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def finish(path: Path, *, halve: bool) -> tuple[bytes, list[str]]:
+    """The file as it is shipped.
+
+    Without the metadata by which onnx2tf allows a runtime to compute in less than float32. With
+    ``halve`` large constants become float16, each widened by a DEQUANTIZE; XNNPACK folds these
+    when it loads, and without it they run once.
+
+    Returns:
+        The bytes, and the constants that float16 cannot hold and that stay in float32.
+    """
+    import flatbuffers  # type: ignore[import-untyped] # it brings no types
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    model.metadata = None
+    check_outputs(model)
+    kept = halve_constants(model, schema) if halve else []
+    drop_unused_buffers(model)
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output()), kept
+
+
+def check_outputs(model: Any) -> None:
+    """Refuse outputs that nothing computes: onnx2tf merges two that are the same tensor."""
+    graph = model.subgraphs[0]
+    made = {index for operator in graph.operators or () for index in operator.outputs}
+    for index in graph.outputs:
+        tensor = graph.tensors[index]
+        if index not in made and index not in graph.inputs:
+            raise RefusalError(
+                f"nothing computes the output {tensor.name.decode()!r} in what onnx2tf wrote",
+                remedy="Remove outputs that are constants, or the same as another output.",
+                unsupported=True,
+            )
+
+
+def halve_constants(model: Any, schema: Any) -> list[str]:
+    """Store the main graph's large float32 constants as float16; see `finish`."""
+    import numpy as np
+
+    graph = model.subgraphs[0]
+    kept: list[str] = []
+    widened: dict[int, int] = {}  # buffer to the float16 buffer that replaces it
+    operators = []
+    code = len(model.operatorCodes)
+    for index, tensor in enumerate(list(graph.tensors)):
+        data = model.buffers[tensor.buffer].data
+        if tensor.type != schema.TensorType.FLOAT32 or data is None or len(data) < 4 * LEAST_HALVED:
+            continue
+        if index in graph.outputs:
+            continue
+        if tensor.buffer not in widened:
+            half = as_half(np.frombuffer(bytes(data), "<f4"))
+            if half is None:
+                kept.append(tensor.name.decode())
+                continue
+            buffer = schema.BufferT()
+            buffer.data = half.view(np.uint8)
+            widened[tensor.buffer] = len(model.buffers)
+            model.buffers.append(buffer)
+        stored = schema.TensorT()
+        stored.name = tensor.name + b"/float16"
+        stored.type = schema.TensorType.FLOAT16
+        stored.shape = tensor.shape
+        stored.buffer = widened[tensor.buffer]
+        tensor.buffer = 0
+        operator = schema.OperatorT()
+        operator.opcodeIndex = code
+        operator.inputs = [len(graph.tensors)]
+        operator.outputs = [index]
+        operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        operator.builtinOptions = schema.DequantizeOptionsT()
+        graph.tensors.append(stored)
+        operators.append(operator)
+    if operators:
+        kind = schema.OperatorCodeT()
+        kind.builtinCode = kind.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+        kind.version = 3  # the first that takes float16
+        model.operatorCodes.append(kind)
+    graph.operators = operators + list(graph.operators)
+    return kept
+
+
+def as_half(values: np.ndarray) -> np.ndarray | None:
+    """The values in float16; None where that is not what they are."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):  # found by the figure below
+        half = values.astype("<f2")
+    noise = float(np.sum(np.square(half.astype(np.float64) - values)))
+    power = float(np.sum(np.square(values.astype(np.float64))))
+    return half if noise <= power * 10 ** (-LEAST_SQNR_DB / 10) else None
+
+
+def drop_unused_buffers(model: Any) -> None:
+    """Empty the buffers that no tensor has any more."""
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+
+
+# --- inputs and outputs --------------------------------------------------------------------------
+
+
+def layouts(shape: Sequence[int], runtime: Sequence[int]) -> list[Layout]:
+    """The permutations that onnx2tf may have made from an ONNX shape to the runtime's.
+
+    Of those that give the same values, as they only move axes of one, the first stands for all.
+    """
+    axes = tuple(range(len(shape)))
+    found: dict[tuple[int, ...], Layout] = {}
+    for layout in candidates(len(shape)):
+        order = layout or axes
+        if [shape[axis] for axis in order] == list(runtime):
+            found.setdefault(tuple(axis for axis in order if shape[axis] > 1), layout)
+    return list(found.values())
+
+
+def candidates(rank: int) -> tuple[Layout, ...]:
+    """As it is, channels last, and what channels first is called in channels last."""
+    if rank not in RANKS:
+        return (None,)
+    axes = tuple(range(rank))
+    return (None, (0, *axes[2:], 1), (0, rank - 1, *axes[1:-1]))
+
+
+def is_ambiguous(shape: Sequence[int]) -> bool:
+    """The shape alone may not tell the layout: the converter has to be given a reference."""
+    turns = (layout or range(len(shape)) for layout in candidates(len(shape)))
+    return any(len(layouts(shape, [shape[axis] for axis in turn])) > 1 for turn in turns)
+
+
+def bind(
+    path: Path,
+    inputs: Mapping[str, Sequence[int]],
+    outputs: Mapping[str, Sequence[int]],
+    reference: str | None,
+) -> dict[str, list[dict[str, Any]]]:
+    """How the file's inputs and outputs stand for the model's: the bindings, as JSON values."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise RefusalError(
+            f"LiteRT does not load what onnx2tf wrote: {str(error).strip()}",
+            remedy="Take another backend for this model.",
+            unsupported=True,
+        ) from error
+    takes = ports(inputs, interpreter.get_input_details(), scalars=False)
+    gives = ports(outputs, interpreter.get_output_details(), scalars=True)
+    chosen = [port.layouts[0] for port in takes + gives]
+    if any(len(port.layouts) > 1 for port in takes + gives):
+        chosen = decide(interpreter, takes, gives, str(reference))
+    bindings = [
+        {
+            "onnx": port.name,
+            "runtime": port.detail["name"],
+            "dtype": port.detail["dtype"].__name__,
+            "permutation": layout,
+        }
+        for port, layout in zip(takes + gives, chosen, strict=True)
+    ]
+    return {"inputs": bindings[: len(takes)], "outputs": bindings[len(takes) :]}
+
+
+class Port(NamedTuple):
+    """An input or output: its ONNX name, the runtime's detail, the possible layouts."""
+
+    name: str
+    detail: Mapping[str, Any]
+    layouts: list[Layout]
+
+
+def ports(
+    shapes: Mapping[str, Sequence[int]], details: Iterable[Mapping[str, Any]], *, scalars: bool
+) -> list[Port]:
+    """One for each of the model's; with ``scalars`` a vector of one may stand for a scalar."""
+    by_name = {detail["name"]: detail for detail in details}
+    found = []
+    for name, shape in shapes.items():
+        if name not in by_name:
+            raise RefusalError(
+                f"the converted network has no {name!r}; it has {', '.join(by_name) or 'none'}",
+                remedy="Remove inputs that nothing uses and outputs that are inputs or constants.",
+            )
+        runtime = [int(size) for size in by_name[name]["shape"]]
+        possible = layouts(shape, runtime)
+        if not possible and scalars and math.prod(shape) == math.prod(runtime) == 1:
+            possible = [None]
+        if not possible:
+            raise RefusalError(
+                f"{name!r} is {list(shape)} in the model and {runtime} in what onnx2tf wrote, and "
+                "no change of layout leads from one to the other",
+                unsupported=True,
+                remedy="Take another backend, or cut the network before this tensor.",
+            )
+        found.append(Port(name, by_name[name], possible))
+    return found
+
+
+def decide(
+    interpreter: Any, inputs: Sequence[Port], outputs: Sequence[Port], reference: str
+) -> list[Layout]:
+    """The layouts under which the network gives what the model gave on the same random values."""
+    import numpy as np
+
+    arrays = np.load(reference)
+    best, chosen = float("inf"), []
+    for layout in itertools.product(*(port.layouts for port in inputs)):
+        for index, (port, axes) in enumerate(zip(inputs, layout, strict=True)):
+            value = turned(arrays[f"in{index}"].astype(port.detail["dtype"]), axes)
+            interpreter.set_tensor(port.detail["index"], np.ascontiguousarray(value))
+        interpreter.invoke()
+        found = []
+        for index, port in enumerate(outputs):
+            value, wanted = interpreter.get_tensor(port.detail["index"]), arrays[f"out{index}"]
+            errors = [relative_error(value, turned(wanted, axes)) for axes in port.layouts]
+            found.append((min(errors), port.layouts[int(np.argmin(errors))]))
+        worst = max(error for error, _ in found)
+        if worst < best:
+            best, chosen = worst, [*layout, *(axes for _, axes in found)]
+    if best > MOST_ERROR:
+        raise RefusalError(
+            "the converted network gives other values than the model in every layout that its "
+            f"shapes allow (relative error {best:.2g})",
+            unsupported=True,
+            remedy="Take another backend for this model.",
+        )
+    return chosen
+
+
+def turned(value: np.ndarray, axes: Layout) -> np.ndarray:
+    """The value with its axes in another order."""
+    return value if axes is None else value.transpose(axes)
+
+
+def relative_error(value: np.ndarray, wanted: np.ndarray) -> float:
+    """The length of the difference over that of what is wanted; what is no number counts as 0."""
+    import numpy as np
+
+    value, wanted = (np.nan_to_num(array.astype(np.float64)).ravel() for array in (value, wanted))
+    return float(np.linalg.norm(value - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,168 @@
+"""The backend ``tflite``: TensorFlow Lite files, converted by onnx2tf and run by LiteRT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from wherry.artifact import Artifact, Binding
+from wherry.calibration import Calibration
+from wherry.context import StepContext
+from wherry.hookspecs import hookimpl
+from wherry.model import Model
+from wherry.requirements import Requirements
+from wherry.target import Backend, RuntimeOptions, Target
+from wherry_tflite.operators import preflight
+
+if TYPE_CHECKING:
+    from wherry.model import TensorSpec
+
+HERE = Path(__file__).parent
+
+
+class TfliteOptions(RuntimeOptions):
+    """Options of the interpreter; none of them changes the artifact."""
+
+    xnnpack: bool = Field(
+        default=True, description="run with XNNPACK's kernels, which are much faster"
+    )
+
+
+# onnx2tf says that it needs Python 3.12, a test runner and OpenCV, and LiteRT asks for what serves
+# its tools: they come without their dependencies. The versions are those that wherry itself
+# resolves to, where it has the package too, so that the files are shared.
+CONVERTER = Requirements(
+    packages=(
+        "colorama==0.4.6",
+        "flatbuffers==25.12.19",
+        "ml-dtypes==0.6.0",
+        "mpmath==1.3.0",
+        "numpy==2.4.6",
+        "onnx==1.23.2",
+        "onnxslim==0.1.98",
+        "packaging==26.3",
+        "protobuf==7.36.2",
+        "psutil==7.2.2",
+        "sympy==1.14.0",
+        "typing-extensions==4.16.0",
+    ),
+    no_deps=("ai-edge-litert==2.3.0", "onnx2tf==2.6.9"),
+    ignore_requires_python=True,
+    python=">=3.11,<3.14",
+)
+
+# The interpreter imports nothing but numpy; the package's other dependencies serve its tools. It
+# has no wheels for armv7l and for a glibc before 2.27: older boards run tflite-runtime.
+RUNTIMES = tuple(
+    Requirements(packages=(numpy,), no_deps=(interpreter,), python=python)
+    for numpy, interpreter, python in (
+        ("numpy==2.4.6", "ai-edge-litert==2.3.0", ">=3.11,<3.14"),
+        ("numpy==2.2.6", "ai-edge-litert==2.3.0", ">=3.10,<3.11"),
+        ("numpy==2.0.2", "ai-edge-litert==2.1.0", ">=3.9,<3.10"),
+        ("numpy==1.24.4", "tflite-runtime==2.14.0", ">=3.8,<3.12"),
+        ("numpy==1.24.4", "tflite-runtime==2.13.0", ">=3.8,<3.11"),
+    )
+)
+
+
+@hookimpl
+def wherry_backends() -> Iterable[Backend]:
+    """The backend ``tflite``."""
+    yield Backend(
+        name="tflite",
+        description="TensorFlow Lite (LiteRT) on the CPU, with or without XNNPACK",
+        precisions=("fp32", "fp16"),
+        options=TfliteOptions,
+        runner=HERE / "runner.py",
+        runtime=RUNTIMES,
+        converter=CONVERTER,
+        artifact_format="tflite",
+        convert_files=tuple(HERE / name for name in ("plugin.py", "prepare.py", "convert.py")),
+        refusals={
+            "bf16": "TensorFlow Lite has no bfloat16 kernels on a CPU; ask for fp16 or fp32",
+            "int8": "this backend converts to fp32 and fp16 only",
+        },
+        preflight=preflight,
+    )
+
+
+@hookimpl
+def wherry_convert(
+    model: Model, target: Target, calibration: Calibration | None, context: StepContext
+) -> Artifact:
+    """Simplify and repair the model, then write it as .tflite, in environments of their own."""
+    del calibration
+    prepared = context.scratch / "prepared.onnx"
+    context.progress("simplifying")
+    before = context.run_tool(
+        HERE / "prepare.py",
+        {"model": str(model.path), "output": str(prepared)},
+        requirements=CONVERTER,
+    )
+    context.progress("converting")
+    response = context.run_tool(
+        HERE / "convert.py",
+        {
+            "model": str(prepared),
+            "output": str(context.output),
+            "precision": target.precision,
+            "inputs": {spec.name: spec.static_shape for spec in model.inputs},
+            "outputs": {spec.name: spec.static_shape for spec in model.outputs},
+            "reference": _reference(model, context.scratch),
+        },
+        requirements=CONVERTER,
+    )
+    inputs = _bindings(model.inputs, response.pop("inputs"))
+    outputs = _bindings(model.outputs, response.pop("outputs"))
+    if kept := response["float32_constants"]:
+        context.warn(
+            f"{len(kept)} constants stay in float32, because float16 cannot hold them: "
+            f"{', '.join(kept[:5])}{', ...' if len(kept) > 5 else ''}"
+        )
+    return Artifact.from_directory(
+        context.output,
+        backend=target.backend,
+        precision=target.precision,
+        format="tflite",
+        inputs=inputs,
+        outputs=outputs,
+        provenance={"tool": "onnx2tf", **before, **response},
+    )
+
+
+def _reference(model: Model, folder: Path) -> str | None:
+    """A file with random inputs and the model's outputs, where shapes alone tell no layout."""
+    from wherry_tflite.convert import is_ambiguous
+
+    specs = (*model.inputs, *model.outputs)
+    if not any(is_ambiguous(spec.static_shape) for spec in specs):
+        return None
+    import numpy as np
+
+    from wherry.reference import Reference, random_inputs
+
+    inputs = next(iter(random_inputs(model.inputs, 1)))
+    outputs = Reference(model).run(inputs)
+    arrays = {f"in{index}": inputs[spec.name] for index, spec in enumerate(model.inputs)}
+    arrays |= {f"out{index}": outputs[spec.name] for index, spec in enumerate(model.outputs)}
+    path = folder / "reference.npz"
+    np.savez(path, allow_pickle=False, **arrays)
+    return str(path)
+
+
+def _bindings(
+    specs: Sequence[TensorSpec], found: Sequence[Mapping[str, Any]]
+) -> tuple[Binding, ...]:
+    return tuple(
+        Binding(
+            onnx=each["onnx"],
+            runtime=each["runtime"],
+            dtype=each["dtype"],
+            shape=spec.static_shape,
+            permutation=None if each["permutation"] is None else tuple(each["permutation"]),
+        )
+        for spec, each in zip(specs, found, strict=True)
+    )

@@ -1,0 +1,326 @@
+"""ONNX to an ONNX that onnx2tf gets right, alone: ``prepare.py REQUEST.json RESPONSE.json``.
+
+onnxslim folds constants (onnx2tf wants weights and shapes that no node makes). Then nodes that
+onnx2tf 2.6.9 gets wrong, or does not take, are written in words that it knows. What stands here was
+found by running every form of every operator; the conformance tests run them again.
+
+The request: ``model`` (static shapes) and ``output``, paths. The response: ``repaired``, the names
+of the nodes that were rewritten.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+
+Nodes = list[onnx.NodeProto]
+Step = tuple[str, Sequence[str | int], dict[str, Any]]
+"""Operator, inputs, attributes; an input that is a number is the output of that step."""
+
+RANKS = (3, 4, 5)  # of tensors that onnx2tf may turn to channels last
+
+
+def main(request_path: str, response_path: str) -> None:
+    """Read the request, write the model and the response."""
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    response: dict[str, Any]
+    try:
+        proto = simplify(onnx.load(request["model"]))
+    except Exception as error:  # noqa: BLE001 -- whatever the library raises is said to the user
+        text = f"onnxslim cannot simplify the model: {type(error).__name__}: {error}"
+        response = {"error": {"message": text}}
+    else:
+        response = {"repaired": repair(proto)}
+        Path(request["output"]).write_bytes(proto.SerializeToString(deterministic=True))
+    Path(response_path).write_text(json.dumps(response), encoding="utf-8")
+
+
+def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold constants and drop what does nothing; the names of inputs and outputs stay."""
+    import onnxslim
+
+    simple: onnx.ModelProto = onnxslim.slim(proto)
+    return simple
+
+
+def repair(proto: onnx.ModelProto) -> list[str]:
+    """Rewrite nodes in place; returns their names."""
+    graph = Graph(proto)
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    repaired = []
+    for node in nodes:
+        mended = REPAIRS[node.op_type](graph, node) if node.op_type in REPAIRS else None
+        proto.graph.node.extend([node] if mended is None else mended)
+        if mended is not None:
+            repaired.append(node.name)
+    return repaired
+
+
+class Graph:
+    """What the repairs know of a graph, and how they add to it.
+
+    Attributes:
+        opset: of ONNX's own operators.
+        shapes: static shapes by tensor.
+        makers: tensor to the node that gives it.
+        takers: tensor to the nodes that take it.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        inferred = shape_inference.infer_shapes(proto, data_prop=True).graph
+        self.opset = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
+        self.shapes = {
+            value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+            for value in [*inferred.input, *inferred.value_info, *inferred.output]
+        }
+        self.makers = {name: node for node in proto.graph.node for name in node.output}
+        self.takers: dict[str, list[onnx.NodeProto]] = {}
+        for node in proto.graph.node:
+            for name in node.input:
+                self.takers.setdefault(name, []).append(node)
+        self._initializers = proto.graph.initializer
+        self._constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+
+    def value(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+        """The constant that is a node's input; None where it has none there."""
+        name = node.input[index] if index < len(node.input) else ""
+        tensor = self._constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def constant(self, name: str, value: Any) -> str:
+        """Add a constant of this name."""
+        tensor = numpy_helper.from_array(np.asarray(value), name)
+        self._constants[name] = tensor
+        self._initializers.append(tensor)
+        return name
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Of a node, texts as ``str``."""
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+
+
+def chain(node: onnx.NodeProto, output: str, *steps: Step) -> Nodes:
+    """Nodes in place of ``node``, the last of which gives ``output``."""
+    names = [f"{output}/{index}" for index in range(len(steps) - 1)] + [output]
+    return [
+        helper.make_node(
+            operator,
+            [names[each] if isinstance(each, int) else each for each in inputs],
+            [names[index]],
+            name=node.name if index == len(steps) - 1 else f"{node.name}/{index}",
+            **about,
+        )
+        for index, (operator, inputs, about) in enumerate(steps)
+    ]
+
+
+# --- the repairs: the nodes in place of one, or None where it stays ------------------------------
+
+
+def elu(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """Every alpha is taken for 1, which is right for what stands below 0 and is scaled after it."""
+    alpha = attributes(node).get("alpha", 1.0)
+    if alpha == 1.0:
+        return None
+    x, y = node.input[0], node.output[0]
+    zero = graph.constant(f"{y}/zero", np.float32(0))
+    factor = graph.constant(f"{y}/alpha", np.float32(alpha))
+    return chain(
+        node,
+        y,
+        ("Min", [x, zero], {}),
+        ("Elu", [0], {}),
+        ("Mul", [1, factor], {}),
+        ("Relu", [x], {}),
+        ("Add", [3, 2], {}),
+    )
+
+
+def softmax(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """Before opset 13 it runs over all axes from ``axis`` on; Hardmax has the older default."""
+    x, y = node.input[0], node.output[0]
+    rank = len(graph.shapes[x])
+    axis = attributes(node).get("axis", 1 if graph.opset < 13 else -1) % rank
+    if graph.opset >= 13 or axis == rank - 1:
+        return chain(node, y, (node.op_type, [x], {"axis": axis}))
+    shape = graph.constant(f"{y}/shape", np.asarray(graph.shapes[x], np.int64))
+    return chain(
+        node,
+        y,
+        ("Flatten", [x], {"axis": axis}),
+        (node.op_type, [0], {"axis": 1}),
+        ("Reshape", [1, shape], {}),
+    )
+
+
+def padding(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """SAME_LOWER is refused: write it in numbers."""
+    about = attributes(node)
+    if about.get("auto_pad") != "SAME_LOWER":
+        return None
+    lengths, sizes = (graph.shapes[name][2:] for name in (node.input[0], node.output[0]))
+    kernel = about.get("kernel_shape")
+    if kernel is None:
+        weight = graph.value(node, 1)
+        if weight is None:
+            return None
+        kernel = weight.shape[2:]
+    ones = [1] * len(lengths)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, about.get("dilations", ones), strict=True)]
+    strides = about.get("strides", ones)
+    totals = [
+        max(0, (size - 1) * stride + span - length)
+        for size, stride, span, length in zip(sizes, strides, spans, lengths, strict=True)
+    ]
+    pads = [total - total // 2 for total in totals] + [total // 2 for total in totals]
+    kept = {key: value for key, value in about.items() if key != "auto_pad"}
+    return chain(node, node.output[0], (node.op_type, list(node.input), {**kept, "pads": pads}))
+
+
+def broadcast(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """A constant of fewer axes gets all of them: only such are turned to channels last."""
+    rank = len(graph.shapes.get(node.output[0], ()))
+    makers = {graph.makers[name].op_type for name in node.input if name in graph.makers}
+    if rank not in RANKS or makers & {"MatMul", "Gemm"}:  # these take a bias of one axis
+        return None
+    repaired = False
+    for index, name in enumerate(node.input):
+        value = graph.value(node, index)
+        if value is not None and value.size > 1 and value.ndim < rank:
+            full = value.reshape((1,) * (rank - value.ndim) + value.shape)
+            node.input[index] = graph.constant(f"{node.output[0]}/{name}", full)
+            repaired = True
+    return [node] if repaired else None
+
+
+def product(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """Two products with constants become one, and a Relu or Clip between them gets lost.
+
+    With the sign turned twice nothing can be lost, and no value changes.
+    """
+    mended = broadcast(graph, node)
+    y = node.output[0]
+    between = graph.takers.get(y, [])
+    if [taker.op_type for taker in between] not in (["Relu"], ["Clip"]):
+        return mended
+    after = {taker.op_type for taker in graph.takers.get(between[0].output[0], [])}
+    if not after & {"Mul", "Div", "Add", "Sub", "BatchNormalization"}:
+        return mended
+    for index in (1, 0) if node.op_type == "Mul" else (1,):
+        factor = graph.value(node, index)
+        if factor is not None:
+            node.input[index] = graph.constant(f"{y}/turned", -factor)
+            return chain(node, y, (node.op_type, list(node.input), {}), ("Neg", [0], {}))
+    return mended
+
+
+def last_state(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """The final state is wrong; it is a step of the sequence of states, which is right."""
+    if len(node.output) < 2 or not node.output[1]:
+        return None
+    state, node.output[1] = node.output[1], ""
+    node.output[0] = node.output[0] or f"{state}/states"
+    states = node.output[0]
+    steps = graph.shapes[node.input[0]][0]
+    first = graph.constant(f"{state}/first", np.int64(0))
+    last = graph.constant(f"{state}/last", np.int64(steps - 1))
+    direction = attributes(node).get("direction", "forward")
+    along = {"axis": 0}
+    if direction != "bidirectional":
+        end = last if direction == "forward" else first
+        return [node, *chain(node, state, ("Gather", [states, end], along))]
+    ways = [graph.constant(f"{state}/{way}", np.asarray([way])) for way in (0, 1)]
+    return [
+        node,
+        *chain(
+            node,
+            state,
+            ("Gather", [states, last], along),
+            ("Gather", [0, ways[0]], along),
+            ("Gather", [states, first], along),
+            ("Gather", [2, ways[1]], along),
+            ("Concat", [1, 3], along),
+        ),
+    ]
+
+
+def nearest(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """One way of taking the nearest value is known; the others are Gathers."""
+    about = attributes(node)
+    if about.get("mode", "nearest") != "nearest" or graph.opset < 11:
+        return None
+    x, y = node.input[0], node.output[0]
+    given = graph.value(node, 2)
+    steps: list[Step] = []
+    for axis, (length, size) in enumerate(zip(graph.shapes[x], graph.shapes[y], strict=True)):
+        scale = size / length if given is None or not given.size else float(given[axis])
+        indices = nearest_indices(length, size, scale, about)
+        if indices is None:
+            return None
+        if not np.array_equal(indices, np.arange(length)):
+            name = graph.constant(f"{y}/{axis}", indices)
+            steps.append(("Gather", [len(steps) - 1 if steps else x, name], {"axis": axis}))
+    simple = about.get("coordinate_transformation_mode") == "asymmetric"
+    if not steps or (simple and about.get("nearest_mode") == "floor"):
+        return None
+    return chain(node, y, *steps)
+
+
+def nearest_indices(
+    length: int, size: int, scale: float, about: dict[str, Any]
+) -> np.ndarray | None:
+    """Which of ``length`` values each of ``size`` values is; None: in a way that is not known.
+
+    As ONNX defines Resize, in float32 as ONNX Runtime computes it.
+    """
+    at, step, half = np.arange(size, dtype=np.float32), np.float32(scale), np.float32(0.5)
+    way = about.get("coordinate_transformation_mode", "half_pixel")
+    if way == "asymmetric":
+        at = at / step
+    elif way == "half_pixel" or (way == "pytorch_half_pixel" and size > 1):
+        at = (at + half) / step - half
+    elif way == "align_corners" and size > 1:
+        at = at * np.float32(length - 1) / np.float32(size - 1)
+    elif way in {"align_corners", "pytorch_half_pixel"}:
+        at = at * 0
+    else:
+        return None
+    up, shift = ROUNDINGS[about.get("nearest_mode", "round_prefer_floor")]
+    whole = np.ceil(at + shift) if up else np.floor(at + shift)
+    indices: np.ndarray = np.clip(whole, 0, length - 1).astype(np.int64)
+    return indices
+
+
+ROUNDINGS = {
+    "floor": (False, np.float32(0)),
+    "ceil": (True, np.float32(0)),
+    "round_prefer_ceil": (False, np.float32(0.5)),
+    "round_prefer_floor": (True, np.float32(-0.5)),
+}
+"""Resize's ``nearest_mode`` to (whether it rounds up, what is added first)."""
+
+REPAIRS: dict[str, Callable[[Graph, onnx.NodeProto], Nodes | None]] = {
+    "Elu": elu,
+    "Resize": nearest,
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), softmax),
+    **dict.fromkeys(("Conv", "MaxPool", "AveragePool"), padding),
+    **dict.fromkeys(("RNN", "LSTM"), last_state),
+    **dict.fromkeys(("Add", "Sub", "Max", "Min", "Mean", "Sum", "Pow"), broadcast),
+    **dict.fromkeys(("Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), broadcast),
+    **dict.fromkeys(("Equal", "And", "Or", "Xor", "Mod"), broadcast),
+    **dict.fromkeys(("Mul", "Div"), product),
+}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
