@@ -226,7 +226,7 @@ def _checked(value: Any, spec: TensorSpec, index: int) -> np.ndarray:
         raise DataError(f"the input {spec.name!r} is missing", where=where)
     array = np.asarray(value)
     shape = spec.static_shape
-    fits = array.shape == shape or (1, *array.shape) == shape  # without a batch axis of 1
+    fits = shape in (array.shape, (1, *array.shape))  # with the batch axis of 1, or without
     if not fits or array.dtype != np.dtype(spec.dtype):
         raise DataError(
             f"the input {spec.name!r} is {array.dtype}{list(array.shape)}, and the model takes "

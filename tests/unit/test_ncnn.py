@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from wherry.errors import ToolError, UnsupportedError
 from wherry.model import Model
 from wherry.target import Target
-from wherry_ncnn import plugin
+from wherry_ncnn import operators, plugin
 from wherry_ncnn.prepare import prepare
 
 TARGET = Target("ncnn", "fp32", "local", plugin.NcnnOptions())
@@ -261,3 +262,26 @@ def test_five_axes(tmp_path):
     axes = {"in0": None, "out0": None}
     with pytest.raises(UnsupportedError, match="5 axes"):
         convert(model, Context(tmp_path, text, batch_axes=axes))
+
+
+# --- the documentation ---------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[2] / "docs" / "backends" / "ncnn.md"
+
+
+def test_the_documentation_names_every_option_pin_and_refusal():
+    text = DOCS.read_text(encoding="utf-8")
+    for name, option in plugin.NcnnOptions.model_fields.items():
+        default = str(option.default).lower()
+        assert re.search(rf"^\| `{name}` \| `?{re.escape(default)}`? \|", text, re.MULTILINE), name
+    for entry in plugin.RUNTIMES:
+        for requirement in (*entry.packages, *entry.no_deps):
+            assert requirement.partition("==")[2].partition(";")[0] in text
+    (backend,) = plugin.wherry_backends()
+    assert all(f"`{word}`" in text for word in (*backend.precisions, *backend.refusals))
+
+
+def test_the_documentation_lists_the_operators():
+    text = DOCS.read_text(encoding="utf-8")
+    listed = re.search(r"<!-- operators -->(.*)<!-- end -->", text, re.DOTALL)
+    assert set(listed[1].split()) == operators.OPERATORS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +257,20 @@ def test_versions():
 def test_options_that_are_none(options):
     with pytest.raises(ValidationError):
         plugin.OnnxruntimeOptions(**options)
+
+
+# --- the documentation ---------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[2] / "docs" / "backends" / "onnxruntime.md"
+
+
+def test_the_documentation_names_every_option_pin_and_refusal():
+    text = DOCS.read_text(encoding="utf-8")
+    for name, option in plugin.OnnxruntimeOptions.model_fields.items():
+        default = str(option.default).lower()
+        assert re.search(rf"^\| `{name}` \| `?{re.escape(default)}`? \|", text, re.MULTILINE), name
+    for entry in plugin.RUNTIMES:
+        for requirement in (*entry.packages, *entry.no_deps):
+            assert requirement.partition("==")[2].partition(";")[0] in text
+    (backend,) = plugin.wherry_backends()
+    assert all(f"`{word}`" in text for word in (*backend.precisions, *backend.refusals))
