@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +83,7 @@ def execute(
 
     Raises:
         Interrupted: on Ctrl-C.
+        StoreError: the home cannot be written, so that nothing was run, or the record not kept.
     """
     from wherry.engine.local import run_steps
     from wherry.filelock import hold
@@ -92,9 +94,11 @@ def execute(
 
     services, run_id = prepared.services, prepared.run_id
     started = datetime.now(UTC)
-    _sweep(services.run_directory.parent)
-    services.run_directory.mkdir(parents=True)
-    with hold(services.run_directory / RUNNING, remove=True):
+    with contextlib.ExitStack() as stack:
+        with services.store.files():
+            _sweep(services.run_directory.parent)
+            services.run_directory.mkdir(parents=True)
+            stack.enter_context(hold(services.run_directory / RUNNING, remove=True))
         try:
             outcomes = run_steps(services, jobs=jobs, on_event=on_event)
         finally:
@@ -109,7 +113,8 @@ def execute(
     )
     judged = evaluate(services.manifest.gates, record.values)
     record = with_gates(record, judged)
-    save_run(record, services.run_directory)
+    with services.store.files():
+        save_run(record, services.run_directory)
     return record
 
 

@@ -131,7 +131,7 @@ class Store:
             try:
                 yield payload
             except OSError as error:
-                if error.errno in _FULL:  # what a full disk does to the step is told alike
+                if is_full(error):  # what a full disk does to the step is told alike
                     raise explained(error, self.root) from error
                 raise
             with self.files():
@@ -304,9 +304,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether it says that a disk is full, or a user's share of it."""
+    return error.errno in _FULL
+
+
 _CAUSES = (
     (
-        (errno.ENOSPC, errno.EDQUOT),
+        _FULL,
         "the disk of the store is full",
         "Make room (`wherry cache gc --max-size 5GB`), or set WHERRY_HOME to a folder elsewhere.",
     ),

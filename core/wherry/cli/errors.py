@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -41,6 +42,9 @@ def report_errors(call: Callable[[], object], argv: Sequence[str]) -> int:
         click.echo("Interrupted; what is done is kept.", err=True)
         return Interrupted.exit_code
     except Exception as error:  # noqa: BLE001 -- the last handler: nothing is hidden, all is reported
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            click.echo(f"Error: a disk is full: {error}. Make room there.", err=True)
+            return WherryError.exit_code
         return _report_bug(error, argv)
 
 

@@ -82,6 +82,8 @@ def write_reports(
                 where=str(path),
                 remedy=f"The run is kept; `wherry report --format {form} --output FILE` makes it.",
             ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @click.command(name="run", short_help="Run a manifest and report.")

@@ -52,8 +52,11 @@ def save_run(record: RunRecord, directory: Path) -> None:
     }
     np.savez_compressed(directory / SAMPLES_FILE, **arrays)
     temporary = directory / f"{REPORT_FILE}.part"
-    temporary.write_text(json.dumps(record.values, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(directory / REPORT_FILE)
+    try:
+        temporary.write_text(json.dumps(record.values, indent=1, allow_nan=False), encoding="utf-8")
+        temporary.replace(directory / REPORT_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_run(home: Path, name: str = "last") -> RunRecord:

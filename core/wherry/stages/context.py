@@ -22,7 +22,7 @@ from wherry.artifact import hash_file
 from wherry.engine.worker import Limits, run_tool
 from wherry.errors import Interrupted, PluginError, WherryError
 from wherry.requirements import Requirements
-from wherry.store import Key
+from wherry.store import Key, explained, is_full
 
 if TYPE_CHECKING:
     from wherry.device import BoardInfo, Device
@@ -90,7 +90,7 @@ class Services:
         return self.plan.manifest
 
     def check(self) -> None:
-        """Raise `Interrupted` if the user has stopped the run; for what runs long in this process."""
+        """Raise `Interrupted` where the user has stopped the run; for long work in this process."""
         if self.cancelled.is_set():
             raise Interrupted("the run was stopped")
 
@@ -240,15 +240,21 @@ def failure(error: BaseException, services: Services, step: str) -> WherryError:
     """What a step's exception is told as; the traceback of a bug goes to the step's log."""
     if isinstance(error, WherryError) and not (isinstance(error, PluginError) and error.__cause__):
         return error
-    log = log_path(services, step)
-    with log.open("a", encoding="utf-8") as stream:
-        traceback.print_exception(error, file=stream)
+    if isinstance(error, OSError) and is_full(error):
+        return explained(error, services.home)
+    try:
+        log = log_path(services, step)
+        with log.open("a", encoding="utf-8") as stream:
+            traceback.print_exception(error, file=stream)
+        kept = f"The traceback is in {log}"
+    except OSError as problem:
+        kept = f"The traceback could not be kept: {problem}"
     if isinstance(error, PluginError):
-        remedy = f"{error.remedy or ''} The traceback is in {log}".lstrip()
+        remedy = f"{error.remedy or ''} {kept}".lstrip()
         return PluginError(error.message, where=error.where, remedy=remedy)
     return PluginError(
         f"a bug of wherry or of a plugin: {type(error).__name__}: {error}",
-        remedy=f"Report it to its authors. The traceback is in {log}",
+        remedy=f"Report it to its authors. {kept}",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wherry.errors import ModelError
 from wherry.reference import Reference, load_reference, record_reference
 from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
 from wherry.stages.prepare import model_ready
@@ -59,7 +60,11 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
                 context.progress(f"{done}/{total} samples")
 
         ready = model_ready(dataset, model, services)
-        record_reference(Reference(model), ready, context.output, progress=progress)
+        try:
+            record_reference(Reference(model), ready, context.output, progress=progress)
+        except ModelError as error:  # which names the model's copy in the store
+            where = services.manifest.location("model")
+            raise ModelError(error.message, where=where, remedy=error.remedy) from error
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
     outputs = load_reference(entry.directory)
