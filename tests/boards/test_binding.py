@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry import preprocess
-from wherry_devices.agent.binding import Input, Output, cast
+from wherry_devices.agent.binding import Input, Output, cast, returned
 
 
 def binding(shape, dtype="float32", permutation=None, drop_batch=False):
@@ -95,3 +95,12 @@ def test_values_are_cast_only_where_they_stay_the_same(values, dtype, kept):
     else:
         with pytest.raises(ValueError, match=f"'x': {values.dtype} values do not fit {dtype}"):
             cast(values, np.dtype(dtype), "x")
+
+
+def test_outputs_that_a_runner_loses_or_gives_as_something_else_are_named():
+    outputs = {"a": np.zeros(2), "b": [0.0, 0.0]}
+    assert returned(outputs, "a") is outputs["a"]
+    with pytest.raises(ValueError, match="gave no 'c', only"):
+        returned(outputs, "c")
+    with pytest.raises(ValueError, match="gave 'b' as list, not as an array"):
+        returned(outputs, "b")

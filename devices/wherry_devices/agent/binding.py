@@ -96,7 +96,7 @@ class Output:
         return self._gathered
 
 
-def given(outputs: Mapping[str, Any], name: str) -> np.ndarray:
+def returned(outputs: Mapping[str, Any], name: str) -> np.ndarray:
     """An output of a runner; raises ValueError where it gave none, or no array."""
     value = outputs.get(name)
     if isinstance(value, np.ndarray):

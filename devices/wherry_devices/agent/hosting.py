@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from . import sensors, timing
-from .binding import Input, Output, given
+from .binding import Input, Output, returned
 from .frames import Frame, FrameError, Tensor, from_array, to_array
 from .lease import Lease, Runs
 from .wire import Wire
@@ -110,8 +110,8 @@ class Hosting:
         self._runner.run()
         values = self._runner.get_outputs()
         ended = time.perf_counter_ns()
-        for output in self._outputs:
-            output.gather(0, 1, given(values, output.runtime))  # what does not fit is told at once
+        for output in self._outputs:  # what does not fit is told at once
+            output.gather(0, 1, returned(values, output.runtime))
         versions = module.versions() if hasattr(module, "versions") else {}
         answer = {
             "load_ms": (loaded - begun) / 1e6,
@@ -130,7 +130,7 @@ class Hosting:
             runner.run()
             values = runner.get_outputs()
             for output in outputs:
-                output.gather(index, count, given(values, output.runtime))
+                output.gather(index, count, returned(values, output.runtime))
         tensors = [from_array(output.onnx, output.gathered()) for output in outputs]
         self._wire.write({"count": count}, tensors)
 
