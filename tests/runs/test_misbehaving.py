@@ -237,6 +237,18 @@ def test_an_original_that_gives_nan_fails_what_is_compared_with_it(moody: Path, 
     assert "skipped measure 1 targets on local: it needs `run the original in fp32`" in err
 
 
+def test_a_metric_that_does_not_fit_is_named_with_its_line(moody: Path, capsys) -> None:
+    with np.load("data.npz") as arrays:
+        np.savez("data.npz", x=arrays["x"], labels=np.zeros((24, 4), np.int64))
+    Path("m.yaml").write_text(
+        HEAD.replace("cosine", "top5") + "targets: [{backend: moody}]\n" + QUICK
+    )
+    assert main(["run", "m.yaml"]) == 1
+    out = capsys.readouterr().out
+    assert "failed: original, moody fp32 on local: m.yaml:5:1: metric top5: the output has 4" in out
+    assert out.rstrip().endswith("Leave this metric out, or name the right output.")
+
+
 def test_doctor_says_why_an_environment_cannot_be_made(
     moody: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -57,7 +57,7 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
 def _model(manifest: Manifest, host: Host, folder: Path) -> tuple[Model, Model]:
     """The model as it is and with static shapes, checked as the run's first step would."""
     from wherry.model import Model
-    from wherry.stages.prepare import check_inputs, static_model
+    from wherry.stages.prepare import check_names, static_model
 
     section = manifest.model
     path = section.path
@@ -66,7 +66,7 @@ def _model(manifest: Manifest, host: Host, folder: Path) -> tuple[Model, Model]:
         path = folder / "zoo.onnx"
         host.models[section.zoo].build(section.zoo_parameters, path)
     model = Model.load(path)
-    check_inputs(model, manifest)
+    check_names(model, manifest)
     return model, static_model(model, manifest, folder)
 
 

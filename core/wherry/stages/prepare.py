@@ -33,7 +33,7 @@ def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> Stag
     section = services.manifest.model
     source = Model.load(section.path) if section.path is not None else _from_zoo(step, services)
     shapes = {name: list(shape) for name, shape in section.shapes.items()}
-    check_inputs(source, services.manifest)
+    check_names(source, services.manifest)
     key = Key("model", {"source": source.digest, "shapes": shapes})
 
     def build(context: HostContext) -> None:
@@ -43,14 +43,26 @@ def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> Stag
     return StageResult(named_model(entry), cached, warnings)
 
 
-def check_inputs(model: Model, manifest: Manifest) -> None:
-    """Raise `ModelError` where the manifest speaks of an input that the model does not have."""
-    names = [spec.name for spec in model.inputs]
-    for name in (*manifest.model.shapes, *manifest.model.preprocess):
+def check_names(model: Model, manifest: Manifest) -> None:
+    """Raise `ModelError` for an input or output of the manifest that the model does not have."""
+    section = manifest.model
+    said: list[tuple[str, str, tuple[str | int, ...]]] = [
+        ("input", name, ("model", "inputs", name))
+        for name in (*section.shapes, *section.preprocess)
+    ]
+    for index, metric in enumerate(manifest.metrics):
+        if metric.output is not None:
+            said.append(("output", metric.output, ("metrics", index, metric.name, "output")))
+    there = {
+        "input": [spec.name for spec in model.inputs],
+        "output": [spec.name for spec in model.outputs],
+    }
+    for word, name, place in said:
+        names = there[word]
         if name not in names:
             raise ModelError(
-                f"the model has no input {name!r}; it has {', '.join(map(repr, names))}",
-                where=manifest.location("model", "inputs", name),
+                f"the model has no {word} {name!r}; it has {', '.join(map(repr, names))}",
+                where=manifest.location(*place),
                 remedy=nearest(name, names, "Correct the name."),
             )
 

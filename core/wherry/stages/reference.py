@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wherry.errors import ModelError
+from wherry.errors import DataError, ModelError
 from wherry.reference import Reference, load_reference, record_reference
 from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
 from wherry.stages.prepare import model_ready
@@ -84,10 +84,14 @@ def _scores(
 
     def build(context: HostContext) -> None:
         metrics = make_metrics(services)
-        for index, sample in enumerate(dataset):
-            for metric in metrics.values():
-                metric.update(outputs(index), outputs(index), sample.label)
-        values = {name: metric.result() for name, metric in metrics.items()}
+        try:
+            for index, sample in enumerate(dataset):
+                services.check()
+                for metric in metrics.values():
+                    metric.update(outputs(index), outputs(index), sample.label)
+            values = {name: metric.result() for name, metric in metrics.items()}
+        except DataError as error:
+            raise error.within(services.manifest.location("metrics")) from error
         (context.output / SCORES).write_text(json.dumps(values))
 
     entry, _, _ = take_or_build(services, f"{step.id}:scores", key, build)
