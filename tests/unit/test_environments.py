@@ -6,6 +6,7 @@ import html
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 
 from wherry.engine import uv
 from wherry.engine.environments import Environments, disk_usage
-from wherry.errors import EnvironmentError_, PluginError
+from wherry.errors import EnvironmentError_, Interrupted, PluginError
 from wherry.requirements import Requirements
 
 DEMO = Requirements(("wdemo",))
@@ -278,6 +279,26 @@ def test_an_index_that_does_not_answer(environments, monkeypatch):
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     with pytest.raises(EnvironmentError_, match="Check the network"):
         environments.lock(Requirements(("wabsent",)))
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_an_index_that_says_nothing(home, monkeypatch):
+    monkeypatch.delenv("UV_OFFLINE", raising=False)
+    cancelled = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{index.getsockname()[1]}/simple")
+
+        def stop() -> None:
+            with index.accept()[0]:
+                cancelled.set()
+                stopped.wait(60)
+
+        stopped = threading.Event()
+        threading.Thread(target=stop, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(Interrupted, match="wabsent"):
+            Environments(home, cancelled).lock(Requirements(("wabsent",)))
+        assert time.monotonic() - began < 20
+        stopped.set()
 
 
 def test_an_interpreter_outside_the_range_is_refused_with_the_one_that_would_do(environments):
