@@ -1,4 +1,4 @@
-"""A run from the manifest to the record: what ``wherry run`` and ``wherry.run`` do."""
+"""A run from the manifest to the record: what ``wherry run`` and ``wherry.api.run`` do."""
 
 from __future__ import annotations
 

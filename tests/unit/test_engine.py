@@ -165,3 +165,10 @@ def test_progress_of_a_part_is_told_of_its_step(trace: Trace) -> None:
     trace.work["convert:x"] = lambda _: trace.services.notify("convert:x:parity", "checking")
     trace.run(step("convert:x"), on_event=events.append)
     assert [e.text for e in events if e.state == "progress"] == ["checking"]
+
+
+def test_progress_is_not_told_of_a_step_whose_name_begins_alike(trace: Trace) -> None:
+    events = []
+    trace.work["profile:pi4"] = lambda _: trace.services.notify("profile:pi4:row", "timing")
+    trace.run(step("profile:pi"), step("profile:pi4"), on_event=events.append)
+    assert [e.step.id for e in events if e.state == "progress"] == ["profile:pi4"]

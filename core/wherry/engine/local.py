@@ -67,7 +67,7 @@ def run_steps(
     def progress(step: str, text: str) -> None:
         # parts of a step (its parity check, its rounds) have names that begin with the step's own
         owner = steps.get(step) or next(
-            (s for name, s in steps.items() if step.startswith(name)), None
+            (s for name, s in steps.items() if step.startswith(f"{name}:")), None
         )
         if owner is not None:
             notify(Event(owner, "progress", text))
