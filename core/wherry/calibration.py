@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +27,18 @@ class Calibration:
 
     FILE = "calibration.json"
 
+    @property
+    def digest(self) -> str:
+        """sha256 over all of it, hex."""
+        text = json.dumps(self._values(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def save(self, directory: Path) -> None:
         """Write ``calibration.json`` into ``directory``."""
-        values = {"method": self.method, "samples": self.samples, "ranges": dict(self.ranges)}
-        (directory / self.FILE).write_text(json.dumps(values, indent=1))
+        (directory / self.FILE).write_text(json.dumps(self._values(), indent=1))
+
+    def _values(self) -> dict[str, object]:
+        return {"method": self.method, "samples": self.samples, "ranges": dict(self.ranges)}
 
     @classmethod
     def load(cls, directory: Path) -> Calibration:

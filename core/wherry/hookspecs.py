@@ -332,7 +332,7 @@ def wherry_optimize(model: Model, step: PassStep, context: StepContext) -> Model
 def wherry_calibrate(
     model: Model, dataset: Dataset, target: Target, context: StepContext
 ) -> Calibration | None:
-    """Find the ranges of the activations. Called once per model, data and method.
+    """Find the ranges of the activations. Called once per model, data and plugin that finds them.
 
     Only for targets whose backend lists the precision in ``Backend.calibrated``.
 

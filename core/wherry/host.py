@@ -13,9 +13,11 @@ Importing this file brings numpy and pydantic; `wherry.installed` lists plugins 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import logging
 import re
+import sys
 import traceback
 from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ import click
 import pluggy
 
 from wherry import hookspecs, hooktrace
-from wherry.artifact import Artifact
+from wherry.artifact import Artifact, hash_file
 from wherry.calibration import Calibration
 from wherry.context import ProfileContext, StepContext
 from wherry.dataset import Dataset, DatasetSource
@@ -101,6 +103,7 @@ class Host:
         self.skipped: list[SkippedPlugin] = []
         self._objects: dict[PluginInfo, object] = {}
         self._owners: dict[tuple[str, str], PluginInfo] = {}
+        self._code: dict[PluginInfo, str] = {}
         self._manager = pluggy.PluginManager("wherry")
         self._manager.add_hookspecs(hookspecs)
 
@@ -155,6 +158,25 @@ class Host:
             known = f"There are: {', '.join(names)}." if names else None
             remedy = f"Did you mean {near[0]!r}?" if near else known
             raise PluginError(f"no plugin provides {_word(kind)} {name!r}", remedy=remedy) from None
+
+    def code(self, plugin: PluginInfo) -> str:
+        """What stands for all of a plugin's code in the store's keys: sha256, hex.
+
+        It is over its name and the Python files beside its module and below; of a module that is in
+        no package, over its own file. What else a stranger's plugin has changes with its version.
+        """
+        if plugin not in self._code:
+            module = sys.modules.get(plugin.module.partition(":")[0])
+            file = getattr(module, "__file__", None)
+            files = [Path(file)] if file else []
+            if file and getattr(module, "__package__", ""):
+                files = sorted(files[0].parent.rglob("*.py"))
+            lines = [
+                f"{plugin.name} {plugin.module}" if plugin.own else f"{plugin} {plugin.module}"
+            ]
+            lines += [f"{path.name} {hash_file(path)}" for path in files]
+            self._code[plugin] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return self._code[plugin]
 
     def provided(self, plugin: PluginInfo) -> dict[str, list[str]]:
         """What ``plugin`` provides: kind to names; kinds without any are left out."""

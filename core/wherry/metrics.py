@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -44,7 +45,9 @@ class MetricKind:
             all of them (or the first, for metrics of one output).
         needs_labels: the dataset must have labels.
         unit: for the report; empty for a ratio.
-        version: raise it when the same outputs give another value: part of the store's keys.
+        files: the plugin's files whose content decides the value; their bytes are part of the
+            store's keys; empty: all of the plugin's Python files.
+        version: raise it when the same outputs give another value for any other reason.
     """
 
     name: str
@@ -53,4 +56,5 @@ class MetricKind:
     create: Callable[[str | None], Metric]
     needs_labels: bool = False
     unit: str = ""
+    files: tuple[Path, ...] = ()
     version: int = 1

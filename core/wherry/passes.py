@@ -23,7 +23,7 @@ class Pass:
         needs: what it needs besides the ONNX file.
         effects: backend (or ``*``) to what the pass brings there, for ``plan``.
         files: the plugin's files whose content decides what the pass makes; their bytes are part
-            of the store's keys.
+            of the store's keys; empty: all of the plugin's Python files.
         version: raise it when the same input gives another output for any other reason.
     """
 

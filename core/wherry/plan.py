@@ -6,6 +6,7 @@ A plan is data: it touches neither the model nor the store. ``stages`` know how 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -121,10 +122,11 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
         calibration: tuple[str, ...] = ()
         if target.precision in host.backends[target.backend].calibrated:
             needs = (variant_model, *data(CALIBRATION))
+            calibrator = host.worker("wherry_calibrate", target.backend)
             calibration = (
                 add(
                     Step(
-                        f"calibrate:{variant_model}",
+                        f"calibrate:{variant_model}:{calibrator.name}@{calibrator.module}",
                         "calibrate",
                         f"calibrate {variant}",
                         needs,
@@ -206,5 +208,5 @@ def _conversion(target: Target) -> str:
     """What conversion and parity depend on: all of the target but device and threads."""
     convert, run = split_options(target.options)
     run.pop("threads", None)
-    options = ",".join(f"{key}={value}" for key, value in sorted({**convert, **run}.items()))
+    options = json.dumps({**convert, **run}, sort_keys=True)
     return f"{target.backend}:{target.precision}:{options}"

@@ -11,15 +11,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from wherry import parity
 from wherry.errors import DataError
 from wherry.metrics import MetricKind
 from wherry.parity import Difference
 
 VOID = 255
 """In a label array of bytes, a place that does not count, as in PASCAL VOC; so does any below 0."""
+
+_FILES = (Path(__file__), Path(parity.__file__))
 
 
 def metrics() -> Iterable[MetricKind]:
@@ -30,6 +34,7 @@ def metrics() -> Iterable[MetricKind]:
         "higher",
         partial(TopK, "top1", 1),
         needs_labels=True,
+        files=_FILES,
     )
     yield MetricKind(
         "top5",
@@ -37,12 +42,14 @@ def metrics() -> Iterable[MetricKind]:
         "higher",
         partial(TopK, "top5", 5),
         needs_labels=True,
+        files=_FILES,
     )
     yield MetricKind(
         "agreement",
         "share of samples with the same best class as the original in fp32",
         "higher",
         Agreement,
+        files=_FILES,
     )
     yield MetricKind(
         "sqnr_db",
@@ -50,18 +57,21 @@ def metrics() -> Iterable[MetricKind]:
         "higher",
         partial(Distance, "sqnr_db", min, lambda difference: difference.sqnr_db),
         unit="dB",
+        files=_FILES,
     )
     yield MetricKind(
         "cosine",
         "cosine similarity with the original in fp32; the worst output",
         "higher",
         partial(Distance, "cosine", min, lambda difference: difference.cosine),
+        files=_FILES,
     )
     yield MetricKind(
         "mae",
         "mean absolute error against the original in fp32; the worst output",
         "lower",
         partial(Distance, "mae", max, lambda difference: difference.mean_absolute_error),
+        files=_FILES,
     )
 
 

@@ -141,7 +141,7 @@ class Backend:
         format_version: raise it when the converter's output changes for the same input: it is
             part of the store's key.
         convert_files: the plugin's files whose content decides what the converter makes; their
-            bytes are part of the store's key.
+            bytes are part of the store's key; empty: all of the plugin's Python files.
         calibrated: precisions for which ``wherry_convert`` wants a calibration.
         refusals: precision to the reason why this backend cannot offer it, with a remedy.
         preflight: the operators that it would refuse, found without converting.

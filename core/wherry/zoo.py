@@ -19,9 +19,12 @@ class ZooModel:
         description: one line with its source.
         parameters: what may stand beside the name.
         build: writes an ONNX file to the path.
+        files: the plugin's files whose content decides what is built; their bytes are part of the
+            store's keys; empty: all of the plugin's Python files.
     """
 
     name: str
     description: str
     parameters: type[BaseModel]
     build: Callable[[Any, Path], None]
+    files: tuple[Path, ...] = ()

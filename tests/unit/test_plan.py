@@ -25,6 +25,7 @@ CALIBRATION = "data: {calibration: {source: none}}\n"
 class Options(RuntimeOptions):
     fuse: bool = convert_option(default=True, description="changes the artifact")
     pin: bool = False
+    words: str = ""
 
 
 class Nothing(BaseModel):
@@ -52,6 +53,10 @@ class Fakes:
         yield Pass("a", "first", Nothing)
         yield Pass("b", "second", Nothing, needs=frozenset({"calibration"}))
 
+    @hookimpl(trylast=True)
+    def wherry_calibrate(self, target):
+        raise AssertionError("a plan calls no stage")
+
     @hookimpl
     def wherry_datasets(self) -> Iterable[DatasetSource]:
         yield DatasetSource("none", "fake", Nothing, load=lambda parameters, context: None)
@@ -61,9 +66,28 @@ class Fakes:
         yield Transport("here", "fake", Nothing, connect=lambda spec, services: None, host=True)
 
 
+class Other:
+    """A plugin whose backend finds its ranges in its own way."""
+
+    @hookimpl
+    def wherry_backends(self) -> Iterable[Backend]:
+        yield Backend(
+            name="other",
+            description="fake",
+            precisions=("int8",),
+            runner=Path(__file__),
+            artifact_format="fake",
+            calibrated=frozenset({"int8"}),
+        )
+
+    @hookimpl
+    def wherry_calibrate(self, target):
+        raise AssertionError("a plan calls no stage")
+
+
 @pytest.fixture(scope="module")
 def host() -> Host:
-    return Host.load(plugins=(), extra=[Fakes()], builtins=False)
+    return Host.load(plugins=(), extra=[Fakes(), Other()], builtins=False)
 
 
 @pytest.fixture
@@ -99,6 +123,14 @@ def test_convert_options_do_multiply_conversions(plan) -> None:
     assert kinds(made)["convert"] == 2
 
 
+def test_options_that_look_alike_are_told_apart(plan) -> None:
+    made = plan(
+        "targets: [{backend: one, one: {pin: false, words: 'a,words=b'}}, "
+        "{backend: one, one: {words: ['a', '']}}]"
+    )
+    assert kinds(made)["convert"] == 3
+
+
 def test_variants_share_the_beginning_of_their_passes(plan) -> None:
     made = plan(
         "variants: {original: [], x: [a], y: [a, {a: {level: 2}}], z: [a, {a: {level: 3}}]}\n"
@@ -120,6 +152,14 @@ def test_two_variants_with_the_same_passes_share_everything_but_the_row(plan) ->
 def test_one_calibration_serves_all_backends(plan) -> None:
     made = plan(f"{CALIBRATION}targets: [{{backend: [one, two], precision: [fp32, int8]}}]")
     assert kinds(made) == {"calibrate": 1, "convert": 4, "data": 1, "model": 1, "profile": 1}
+
+
+def test_a_plugin_that_calibrates_by_itself_shares_with_no_other(plan) -> None:
+    made = plan(f"{CALIBRATION}targets: [{{backend: [one, two, other], precision: int8}}]")
+    by_backend = {row.target.backend: row.steps[-3] for row in made.rows}
+    assert by_backend["one"] == by_backend["two"] != by_backend["other"]
+    for row in made.rows:
+        assert row.steps[-3] in made.steps[row.steps[-2]].needs
 
 
 def test_what_times_this_host_runs_alone_and_tolerates_failures(plan) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.artifact import hash_file
 from wherry.data.arrays import as_label, check_numbers, hash_array, nearest
 from wherry.dataset import DataContext, Dataset, Sample
 from wherry.errors import DataError, WherryError
@@ -85,8 +86,9 @@ class RandomDataset(Dataset):
 
     @property
     def digest(self) -> str:
-        """See `Dataset`; over what decides the numbers, numpy's version for one."""
-        text = f"{self._parameters.model_dump_json()} {np.__version__}"
+        """See `Dataset`; over what decides the numbers: this code, numpy's version."""
+        code = hash_file(Path(__file__))
+        text = f"{self._parameters.model_dump_json()} {np.__version__} {code}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __len__(self) -> int:

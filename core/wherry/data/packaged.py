@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.artifact import hash_file
 from wherry.data.arrays import ArrayDataset
 from wherry.dataset import DataContext, Dataset, Sample
 from wherry.errors import DataError
@@ -72,8 +73,9 @@ class _Digits(Dataset):
 
     @property
     def digest(self) -> str:
-        """See `Dataset`; over the file's bytes and the sizes."""
-        return hashlib.sha256(self._bytes() + f"{self._digit} {self._size}".encode()).hexdigest()
+        """See `Dataset`; over the file's bytes, the sizes, and the code that makes the rest."""
+        made = f"{self._digit} {self._size} {hash_file(Path(__file__))}"
+        return hashlib.sha256(self._bytes() + made.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._parsed())

@@ -52,10 +52,9 @@ class PictureOptions(BaseModel):
     mode: Literal["rgb", "gray"] = Field(default="rgb", description="the picture's colours")
 
     def digest(self) -> str:
-        """What decides the pixels besides the file's bytes, Pillow's version for one."""
-        return (
-            f"{self.model_dump_json(include=set(PictureOptions.model_fields))} {_pillow_version()}"
-        )
+        """What decides the pixels besides the file's bytes: this code, Pillow's version."""
+        options = self.model_dump_json(include=set(PictureOptions.model_fields))
+        return f"{options} {_pillow_version()} {hash_file(Path(__file__))}"
 
 
 def _pillow_version() -> str:

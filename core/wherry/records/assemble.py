@@ -6,10 +6,13 @@ import json
 import math
 import os
 import platform
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from wherry import __version__
 from wherry.errors import UnsupportedError, WherryError
@@ -18,8 +21,6 @@ from wherry.reports import SCHEMA_VERSION, RunRecord
 from wherry.stats import pareto, summarise
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from wherry.engine.local import StepOutcome
     from wherry.measurement import Measurement
     from wherry.plan import Plan, Row
@@ -40,14 +41,17 @@ def assemble(
     """Everything that reports show, but the gates (`records.gates`)."""
     plan = services.plan
     results: list[dict[str, Any]] = []
+    runs: list[str] = []
     samples: list[Mapping[str, np.ndarray]] = []
     for row in plan.rows:
-        result, measured = _result(row, outcomes, services)
+        result, profiled = _result(row, outcomes, services)
         results.append(result)
+        runs.append(profiled.run if profiled else "")
+        measured = profiled.measurement if profiled else None
         samples.append(
             {"infer_ns": measured.infer_ns, "total_ns": measured.total_ns} if measured else {}
         )
-    _relate(results, plan, services)
+    _relate(results, runs, plan, services)
     manifest = plan.manifest
     values: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -90,7 +94,7 @@ def _finite(value: Any) -> Any:
 
 def _result(
     row: Row, outcomes: Mapping[str, StepOutcome], services: Services
-) -> tuple[dict[str, Any], Measurement | None]:
+) -> tuple[dict[str, Any], Profiled | None]:
     target = row.target
     result: dict[str, Any] = {
         "name": f"{row.variant}, {target.describe()}",
@@ -167,13 +171,12 @@ def _result(
     else:
         result["error"] = "it was not measured, and no step says why: this is a bug of wherry"
     result["warnings"] = list(dict.fromkeys(warnings))
-    return result, measured
+    return result, profiled
 
 
 def latency(measured: Measurement, seed: int) -> dict[str, Any]:
     """The report's ``latency`` of one measurement; milliseconds, the inference alone."""
     summary = summarise(measured.infer_ns, measured.round_sizes, seed=seed)
-    copies = summarise(measured.total_ns, measured.round_sizes, seed=seed)
     return {
         "median_ms": summary.median_ms,
         "ci95_ms": list(summary.ci95_ms),
@@ -183,9 +186,9 @@ def latency(measured: Measurement, seed: int) -> dict[str, Any]:
         "mean_ms": summary.mean_ms,
         "samples": summary.samples,
         "outliers": summary.outliers,
-        "load_ms": _middle(measured.load_ms),
-        "first_ms": _middle(measured.first_ms),
-        "with_copies_ms": copies.median_ms,
+        "load_ms": statistics.median(measured.load_ms),
+        "first_ms": statistics.median(measured.first_ms),
+        "with_copies_ms": float(np.median(measured.total_ns)) / 1e6,
         "timed_by": measured.timed_by,
         "clean": measured.clean,
         "disturbances": list(measured.disturbances),
@@ -195,25 +198,33 @@ def latency(measured: Measurement, seed: int) -> dict[str, Any]:
     }
 
 
-def _middle(values: tuple[float, ...]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]
+def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services: Services) -> None:
+    """Speed-ups against fp32, and the Pareto marks of each device; none where it is emulated.
 
-
-def _relate(results: list[dict[str, Any]], plan: Plan, services: Services) -> None:
-    """Speed-ups against fp32, and the Pareto marks of each device; none where it is emulated."""
-    timed = [r for r in results if r["latency"] and not r["latency"]["emulated"]]
+    Args:
+        results: in the rows' order; changed.
+        runs: the run that measured each of them.
+        plan: that was run.
+        services: of the run.
+    """
+    measured = zip(results, runs, strict=True)
+    from_run = [(r, run) for r, run in measured if r["latency"] and not r["latency"]["emulated"]]
+    timed = [result for result, _ in from_run]
     fp32 = {
-        _peer(result): result["latency"]
-        for result in timed
+        _peer(result): (result["latency"], run)
+        for result, run in from_run
         if result["target"]["precision"] == "fp32"
     }
-    for result in timed:
-        base, latency = fp32.get(_peer(result)), result["latency"]
+    for result, run in from_run:
+        (base, base_run), latency = fp32.get(_peer(result), (None, "")), result["latency"]
         if base is None or not latency["median_ms"]:
             continue
         speedup = base["median_ms"] / latency["median_ms"]
         result["speedup_vs_fp32"] = speedup
+        if run != base_run:
+            result["warnings"].append(
+                "It was not measured in the same run as its fp32: `--remeasure` takes both anew."
+            )
         if latency["ci95_ms"][0] > base["ci95_ms"][1]:  # beyond the noise
             precision = result["target"]["precision"]
             result["warnings"].append(f"{precision} is slower than fp32 here (x{speedup:.2f})")

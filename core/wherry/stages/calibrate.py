@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from wherry.calibration import Calibration
 from wherry.errors import DataError
 from wherry.plan import CALIBRATION
-from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
+from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.stages.keys import own_code, own_lock
 from wherry.stages.prepare import model_ready
 from wherry.store import Key
 
 if TYPE_CHECKING:
-    from wherry.model import Model
     from wherry.plan import Step
 
 
@@ -28,7 +28,18 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             where=services.manifest.location("data"),
             remedy="Add a section `calibration:` below `data:`.",
         )
-    key = calibration_key(model, dataset.digest, services)
+    worker = services.host.worker("wherry_calibrate", target.backend)
+    key = Key(
+        "calibrate",
+        {
+            "model": model.digest,
+            "data": dataset.digest,
+            "preprocess": dict(services.manifest.model.preprocess),
+            "calibrator": services.host.code(worker),
+            "code": own_code("data/views", "preprocess"),
+            "host": own_lock(),
+        },
+    )
 
     def build(context: HostContext) -> None:
         ready = model_ready(dataset, model, services)
@@ -36,16 +47,3 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
     return StageResult(Calibration.load(entry.directory), cached, warnings)
-
-
-def calibration_key(model: Model, dataset_digest: str, services: Services) -> Key:
-    """Model, data, preprocessing and tool."""
-    return Key(
-        "calibrate",
-        {
-            "model": model.digest,
-            "data": dataset_digest,
-            "preprocess": dict(services.manifest.model.preprocess),
-            "tool": own_lock(),
-        },
-    )

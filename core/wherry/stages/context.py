@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
 import shutil
 import sys
@@ -14,14 +13,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wherry.artifact import hash_file
 from wherry.engine.worker import Limits, run_tool
-from wherry.errors import Interrupted, PluginError, WherryError
+from wherry.errors import EnvironmentError_, Interrupted, PluginError, WherryError
 from wherry.requirements import Requirements
+from wherry.stages.keys import NOTES
 from wherry.store import Key, explained, is_full
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 SCRATCH = "scratch"
 """In a run's folder: what its steps need only while they run."""
-NOTES = "wherry-notes.json"
-"""In every entry made by a stage: the warnings of its step, shown again when it is taken."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,26 @@ class StageResult:
     value: Any
     cached: bool = False
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A board, and what the plan's targets would run on there.
+
+    Attributes:
+        info: what the probe found.
+        runtimes: backend to the lock of its runtime, or to the reason why there is none.
+    """
+
+    info: BoardInfo
+    runtimes: Mapping[str, str | EnvironmentError_]
+
+    def runtime(self, backend: str) -> str:
+        """The lock of a backend's runtime; raises `EnvironmentError_` where there is none."""
+        found = self.runtimes[backend]
+        if isinstance(found, EnvironmentError_):
+            raise found
+        return found
 
 
 @dataclass
@@ -81,8 +98,8 @@ class Services:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._devices: dict[str, Device] = {}
-        self._boards: dict[str, BoardInfo] = {}
-        self.proved: set[str] = set()  # digests of the artifacts that passed a parity check
+        self._probing: dict[str, threading.Lock] = {}
+        self._probed: dict[str, Probed] = {}
 
     @property
     def manifest(self) -> Manifest:
@@ -111,29 +128,42 @@ class Services:
                 self._devices[name] = transport.connect(spec, self)
             return self._devices[name]
 
-    def board(self, name: str) -> BoardInfo:
-        """What the device's probe found; probed once a run."""
-        device = self.device(name)
+    def probe(self, name: str) -> Probed:
+        """What the device is; found out once a run, in one session."""
         with self._lock:
-            known = self._boards.get(name)
-        if known is None:
-            known = device.probe()
-            with self._lock:
-                self._boards[name] = known
-        return known
+            alone = self._probing.setdefault(name, threading.Lock())
+        with alone:
+            if name not in self._probed:
+                self._probed[name] = self._probe(name)
+            return self._probed[name]
+
+    def _probe(self, name: str) -> Probed:
+        backends = {}
+        for row in self.plan.rows:
+            backend = self.host.backends[row.target.backend]
+            checked = name == self.host_device and backend.runs_on_host
+            if row.target.device == name or checked:
+                backends[backend.name] = backend
+        runtimes: dict[str, str | EnvironmentError_] = {}
+        with self.device(name).session(lease=False) as session:
+            for backend in backends.values():
+                try:
+                    runtimes[backend.name] = session.runtime_lock(backend)
+                except EnvironmentError_ as error:
+                    runtimes[backend.name] = error
+            return Probed(session.info, runtimes)
 
     @property
     def boards(self) -> Mapping[str, BoardInfo]:
         """The boards that were probed so far."""
-        with self._lock:
-            return dict(self._boards)
+        return {name: probed.info for name, probed in self._probed.copy().items()}
 
     @cached_property
-    def host_device(self) -> Device | None:
+    def host_device(self) -> str | None:
         """The device that is this host, where parity is checked; None: no plugin offers one."""
         for spec in self.inventory.devices.values():
             if self.host.transports[spec.transport].host:
-                return self.device(spec.name)
+                return spec.name
         return None
 
 
@@ -205,12 +235,13 @@ def take_or_build_locked(
     """`take_or_build` for a caller that holds the key's lock, and goes on holding it."""
     entry = services.store.get(key)
     if entry is not None:
-        return entry, True, notes(entry)
+        return entry, True, notes(entry).warnings
     services.check()
     with services.store.build(key) as output, scratch_folder(services) as scratch:
         context = HostContext(services, step, output, scratch, log_path(services, step))
         build(context)
-        (output / NOTES).write_text(json.dumps({"warnings": context.warnings}, indent=1))
+        told = {"run": services.run_directory.name, "warnings": context.warnings}
+        (output / NOTES).write_text(json.dumps(told, indent=1))
     entry = services.store.get(key)
     assert entry is not None, "an entry that was just committed under its lock is there"
     return entry, False, tuple(context.warnings)
@@ -258,32 +289,20 @@ def failure(error: BaseException, services: Services, step: str) -> WherryError:
     )
 
 
-def tool_lock(services: Services, requirements: Requirements | None) -> str:
-    """What a tool's environment holds, for keys; None: the host's own interpreter."""
-    return own_lock() if requirements is None else services.environment_lock(requirements)
+@dataclass(frozen=True)
+class Notes:
+    """What an entry says of its making.
+
+    Attributes:
+        run: the id of the run that made it.
+        warnings: of its step.
+    """
+
+    run: str
+    warnings: tuple[str, ...]
 
 
-@cache
-def own_lock() -> str:
-    """sha256 over the host's interpreter and the packages that its tools use."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    parts = [platform.python_version(), platform.machine()]
-    for package in ("numpy", "onnx", "onnxruntime", "onnxslim"):
-        try:
-            parts.append(f"{package}=={version(package)}")
-        except PackageNotFoundError:  # a vendored or development copy without metadata
-            parts.append(f"{package} of unknown version")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def files_digest(paths: tuple[Path, ...]) -> str:
-    """sha256 over the names and contents of files."""
-    lines = [f"{path.name} {hash_file(path)}" for path in sorted(paths)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def notes(entry: Entry) -> tuple[str, ...]:
-    """The warnings of the step that made an entry."""
-    path = entry.directory / NOTES
-    return tuple(json.loads(path.read_text())["warnings"]) if path.exists() else ()
+def notes(entry: Entry) -> Notes:
+    """The notes in an entry that a stage made."""
+    values = json.loads((entry.directory / NOTES).read_text())
+    return Notes(values["run"], tuple(values["warnings"]))

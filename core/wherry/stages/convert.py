@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,26 @@ import numpy as np
 
 from wherry.artifact import Artifact
 from wherry.calibration import Calibration
-from wherry.errors import EnvironmentError_, Interrupted, PluginError, StoreError, UnsupportedError
+from wherry.errors import (
+    EnvironmentError_,
+    ParityError,
+    PluginError,
+    StoreError,
+    ToolError,
+    UnsupportedError,
+)
 from wherry.parity import OutputParity, Parity, check, compare
-from wherry.plan import EVALUATION
+from wherry.plan import CALIBRATION, EVALUATION
 from wherry.reference import Reference, random_inputs
-from wherry.stages.calibrate import calibration_key
 from wherry.stages.context import (
     HostContext,
     Services,
     StageResult,
-    files_digest,
     locked,
     take_or_build,
     take_or_build_locked,
-    tool_lock,
 )
+from wherry.stages.keys import agent_code, files_digest, own_code, own_lock, plugin_code
 from wherry.stages.prepare import model_ready
 from wherry.store import Key
 from wherry.target import Backend, Target, Unsupported, split_options
@@ -61,7 +66,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     backend = services.host.backends[target.backend]
     refuse_unsupported(backend.preflight(model, target), target)
     calibration = next((v for v in inputs.values() if isinstance(v, Calibration)), None)
-    key = convert_key(model, target, backend, inputs, services)
+    key = _convert_key(model, target, backend, calibration, services)
 
     def build(context: HostContext) -> None:
         (context.output / FILES).mkdir()
@@ -81,32 +86,30 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     with locked(services, step.id, key):
         entry, cached, warnings = take_or_build_locked(services, step.id, key, build)
         artifact = _read_artifact(entry)
+        accepted = Key("accepted", {"convert": key.digest})
         try:
             _check_files(artifact, entry)
             parity, known, more = _parity(step, artifact, model, target, inputs, services)
-        except Interrupted:
-            raise  # the next run goes on with the check
-        except Exception:
-            # Not proved, not kept, unless other options of the same artifact passed in this run.
-            if artifact.digest not in services.proved:
+        except (ParityError, PluginError, ToolError):
+            # No artifact is kept on failure, unless it has passed with other options, samples or
+            # thresholds: then some run, this one or another, may be using it right now.
+            if services.store.get(accepted) is None:
                 services.store.remove(key)
             raise
-        services.proved.add(artifact.digest)
+        take_or_build(services, step.id, accepted, lambda _context: None)
     return StageResult(Converted(artifact, parity), cached and known, (*warnings, *more))
 
 
-def convert_key(
+def _convert_key(
     model: Model,
     target: Target,
     backend: Backend,
-    inputs: Mapping[str, Any],
+    calibration: Calibration | None,
     services: Services,
 ) -> Key:
     """All that decides an artifact's bytes."""
     options, _ = split_options(target.options)
-    calibration = None
-    if target.precision in backend.calibrated:
-        calibration = calibration_key(model, inputs["data:calibration"].digest, services).digest
+    converter = backend.converter
     return Key(
         "convert",
         {
@@ -115,9 +118,10 @@ def convert_key(
             "precision": target.precision,
             "options": options,
             "format_version": backend.format_version,
-            "code": files_digest(backend.convert_files),
-            "tool": tool_lock(services, backend.converter),
-            "calibration": calibration,
+            "code": plugin_code(services, "backends", backend.name, backend.convert_files),
+            "tool": None if converter is None else services.environment_lock(converter),
+            "host": own_lock(),
+            "calibration": None if calibration is None else calibration.digest,
         },
     )
 
@@ -195,9 +199,9 @@ def _parity(
     services: Services,
 ) -> tuple[Parity | None, bool, tuple[str, ...]]:
     """Compare with ONNX Runtime in fp32 on the host: (figures, were in the store, warnings)."""
-    backend = services.host.backends[target.backend]
+    backend, manifest = services.host.backends[target.backend], services.manifest
     device = services.host_device
-    section = services.manifest.parity
+    section = manifest.parity
     reason = None
     if not section.samples:
         reason = "the manifest says so (parity.samples: 0)"
@@ -208,57 +212,56 @@ def _parity(
     if reason is not None:
         return None, True, (f"parity was not checked: {reason}",)
     assert device is not None
-    dataset: Dataset | None = inputs.get(f"data:{EVALUATION}") or inputs.get("data:calibration")
-    with device.session(lease=False) as session:
-        try:
-            lock = session.runtime_lock(backend)
-        except EnvironmentError_ as error:
-            return (
-                None,
-                True,
-                (f"parity was not checked: this host has no runtime for it: {error}",),
-            )
-        _, options = split_options(target.options)
-        options.pop("threads", None)
-        key = Key(
-            "parity",
-            {
-                "artifact": artifact.digest,
-                "model": model.digest,
-                "data": dataset.digest if dataset else "random",
-                "preprocess": dict(services.manifest.model.preprocess) if dataset else {},
-                "samples": section.samples,
-                "options": options,
-                "runtime": lock,
-                "runner": files_digest((backend.runner,)),
-            },
-        )
+    dataset: Dataset | None = inputs.get(f"data:{EVALUATION}") or inputs.get(f"data:{CALIBRATION}")
+    probed = services.probe(device)
+    try:
+        runtime = probed.runtime(backend.name)
+    except EnvironmentError_ as error:
+        reason = f"this host has no runtime for it: {error}"
+        return None, True, (f"parity was not checked: {reason}",)
+    _, options = split_options(target.options)
+    options.pop("threads", None)
+    key = Key(
+        "parity",
+        {
+            "artifact": artifact.digest,
+            "model": model.digest,
+            "data": dataset.digest if dataset else {"random": manifest.seed},
+            "preprocess": dict(manifest.model.preprocess) if dataset else {},
+            "samples": section.samples,
+            "options": options,
+            "runtime": runtime,
+            "runner": files_digest((backend.runner,)),
+            "agent": agent_code(services, device),
+            "board": probed.info.fingerprint,
+            "code": own_code("data/views", "parity", "preprocess", "reference"),
+            "host": own_lock(),
+        },
+    )
 
-        def build(context: HostContext) -> None:
-            context.progress("checking parity")
-            samples = _parity_samples(dataset, model, section.samples, services)
-            reference = Reference(model)
-            with session.host(artifact, target, backend, {}) as runner:
-                outputs = list(runner.infer(samples))
-            figures = compare(outputs, [reference.run(sample) for sample in samples])
-            for text in figures.warnings:
-                context.warn(text)
-            (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures), indent=1))
+    def samples() -> Iterator[Mapping[str, np.ndarray]]:
+        if dataset is None:
+            return iter(random_inputs(model.inputs, section.samples, manifest.seed))
+        ready = model_ready(dataset, model, services)
+        return (sample.inputs for sample in islice(ready, section.samples))
 
-        entry, cached, warnings = take_or_build(services, f"{step.id}:parity", key, build)
+    def build(context: HostContext) -> None:
+        context.progress("checking parity")
+        reference = Reference(model)
+        with (
+            services.device(device).session(lease=False) as session,
+            session.host(artifact, target, backend, {}) as runner,
+        ):
+            figures = compare(runner.infer(samples()), map(reference.run, samples()))
+        for text in figures.warnings:
+            context.warn(text)
+        (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures), indent=1))
+
+    entry, cached, warnings = take_or_build(services, f"{step.id}:parity", key, build)
     figures = _read_parity(entry)
     threshold = section.thresholds.get(target.precision) or backend.threshold(target.precision)
     check(figures, threshold, where="parity", precision=target.precision)
     return figures, cached, warnings
-
-
-def _parity_samples(
-    dataset: Dataset | None, model: Model, count: int, services: Services
-) -> list[Mapping[str, np.ndarray]]:
-    if dataset is None:
-        return list(random_inputs(model.inputs, count, services.manifest.seed))
-    ready = model_ready(dataset, model, services)
-    return [sample.inputs for sample in islice(ready, count)]
 
 
 def _read_parity(entry: Entry) -> Parity:

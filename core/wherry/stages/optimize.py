@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
-from wherry.stages.context import (
-    HostContext,
-    Services,
-    StageResult,
-    files_digest,
-    own_lock,
-    take_or_build,
-)
+from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.stages.keys import own_lock, plugin_code
 from wherry.stages.prepare import name_model, named_model
 from wherry.store import Key
 
@@ -34,10 +28,11 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "model": model.digest,
             "pass": pass_step.name,
             "version": descriptor.version,
-            "code": files_digest(descriptor.files),
+            "code": plugin_code(services, "passes", pass_step.name, descriptor.files),
             "parameters": pass_step.parameters.model_dump(mode="json"),
             "data": datasets,
-            "tool": own_lock(),
+            "preprocess": dict(services.manifest.model.preprocess) if datasets else {},
+            "host": own_lock(),
         },
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from wherry.errors import DataError, ModelError
 from wherry.model import Model
 from wherry.plan import EVALUATION
 from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.stages.keys import own_code, own_lock, plugin_code
 from wherry.store import Key
 
 if TYPE_CHECKING:
@@ -34,7 +35,15 @@ def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> Stag
     source = Model.load(section.path) if section.path is not None else _from_zoo(step, services)
     shapes = {name: list(shape) for name, shape in section.shapes.items()}
     check_names(source, services.manifest)
-    key = Key("model", {"source": source.digest, "shapes": shapes})
+    key = Key(
+        "model",
+        {
+            "source": source.digest,
+            "shapes": shapes,
+            "code": own_code("model", "onnx_file", "reference"),
+            "host": own_lock(),
+        },
+    )
 
     def build(context: HostContext) -> None:
         name_model(context, static_model(source, services.manifest, context.output))
@@ -90,7 +99,15 @@ def _from_zoo(step: Step, services: Services) -> Model:
     section = services.manifest.model
     assert section.zoo is not None and section.zoo_parameters is not None
     design, parameters = services.host.models[section.zoo], section.zoo_parameters
-    key = Key("zoo", {"name": design.name, "parameters": parameters.model_dump(mode="json")})
+    key = Key(
+        "zoo",
+        {
+            "name": design.name,
+            "parameters": parameters.model_dump(mode="json"),
+            "code": plugin_code(services, "models", design.name, design.files),
+            "host": own_lock(),
+        },
+    )
 
     def build(context: HostContext) -> None:
         design.build(parameters, context.output / ZOO_MODEL)
@@ -111,7 +128,7 @@ class _DataContext:
 
 
 def run_data(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
-    """Read one data section and check it against the model; the value is a `Dataset`."""
+    """Read one data section; the value is a `Dataset` that was once checked against the model."""
     (model,) = inputs.values()
     manifest = services.manifest
     section = manifest.data[step.data]
@@ -124,16 +141,42 @@ def run_data(step: Step, inputs: Mapping[str, Any], services: Services) -> Stage
     if section.slice != (None, None):
         dataset = Sliced(dataset, *section.slice, where=section.location)
     kinds = services.host.metrics
-    check_dataset(
-        dataset,
-        model,
-        manifest.model.preprocess,
-        where=section.location,
-        needs_labels=step.data == EVALUATION
-        and any(kinds[metric.name].needs_labels for metric in manifest.metrics),
-        progress=lambda _done, _total: services.check(),
+    needs_labels = step.data == EVALUATION and any(
+        kinds[metric.name].needs_labels for metric in manifest.metrics
     )
-    return StageResult(dataset)
+    try:
+        digest = dataset.digest
+    except DataError as error:
+        raise error.within(section.location) from error
+    key = Key(
+        "data",
+        {
+            "data": digest,
+            "inputs": [asdict(spec) for spec in model.inputs],
+            "outputs": [asdict(spec) for spec in model.outputs],
+            "preprocess": dict(manifest.model.preprocess),
+            "labels": needs_labels,
+            "code": own_code("data/views", "preprocess", "scoring"),
+        },
+    )
+
+    def build(context: HostContext) -> None:
+        def progress(done: int, total: int) -> None:
+            services.check()
+            if done % 500 == 0:
+                context.progress(f"{done}/{total} samples")
+
+        check_dataset(
+            dataset,
+            model,
+            manifest.model.preprocess,
+            where=section.location,
+            needs_labels=needs_labels,
+            progress=progress,
+        )
+
+    _, cached, warnings = take_or_build(services, step.id, key, build)
+    return StageResult(dataset, cached, warnings)
 
 
 def model_ready(dataset: Dataset, model: Model, services: Services) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +14,17 @@ from wherry.measurement import Measurement, MeasureSettings, merge
 from wherry.plan import EVALUATION
 from wherry.stages.context import (
     HostContext,
+    Probed,
     Services,
     StageResult,
     failure,
-    files_digest,
+    locked,
     notes,
     take_or_build,
+    take_or_build_locked,
 )
-from wherry.stages.reference import ReferenceOutputs, make_metrics, metric_versions
+from wherry.stages.keys import agent_code, files_digest, own_code
+from wherry.stages.reference import ReferenceOutputs, make_metrics, metrics_in_keys
 from wherry.store import Key
 
 if TYPE_CHECKING:
@@ -40,12 +43,14 @@ class Profiled:
     Attributes:
         measurement: None where it failed.
         cached: nothing of it was measured in this run.
+        run: the id of the run that measured it, or the rest of it.
     """
 
     measurement: Measurement | None
     error: WherryError | None = None
     cached: bool = False
     warnings: tuple[str, ...] = ()
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,26 +90,24 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     rows = [services.plan.rows[index] for index in step.rows]
     ready = [row for row in rows if row.steps[-2] in inputs]
     done: dict[int, Profiled] = {}
-    services.board(step.device)  # probed once a run; the report shows it
-    device = services.device(step.device)
+    probed = services.probe(step.device)
 
     jobs: list[_Job] = []
-    with device.session(lease=False) as session:
-        for row in ready:
-            try:
-                job = _job(row, inputs[row.steps[-2]], session, dataset, reference, services)
-            except Interrupted:
-                raise
-            except Exception as error:  # noqa: BLE001 -- one row's bug is not the others'
-                done[row.index] = Profiled(None, failure(error, services, f"{step.id}:{row.id}"))
-                continue
-            known = None if services.remeasure else _known(job, services)
-            if known is None:
-                jobs.append(job)
-            else:
-                done[row.index] = known
+    for row in ready:
+        try:
+            job = _job(row, inputs[row.steps[-2]], probed, dataset, reference, services)
+            known = None if services.remeasure else _known(step, job, services)
+        except Interrupted:
+            raise
+        except Exception as error:  # noqa: BLE001 -- one row's bug is not the others'
+            done[row.index] = Profiled(None, failure(error, services, f"{step.id}:{row.id}"))
+            continue
+        if known is None:
+            jobs.append(job)
+        else:
+            done[row.index] = known
     if jobs:
-        with device.session() as session:
+        with services.device(step.device).session() as session:
             done |= _measure(step, jobs, session, dataset, reference, services)
     return StageResult(done, cached=all(p.cached for p in done.values()))
 
@@ -112,37 +115,43 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
 def _job(
     row: Row,
     converted: Converted,
-    session: Session,
+    probed: Probed,
     dataset: Dataset | None,
     reference: ReferenceOutputs | None,
     services: Services,
 ) -> _Job:
     target, manifest = row.target, services.manifest
     backend = services.host.backends[target.backend]
-    settings = asdict(manifest.measure)
+    worker = services.host.worker("wherry_profile", target.backend)
     key = Key(
         "measure",
         {
             "artifact": converted.artifact.digest,
             "options": target.options.model_dump(mode="json"),
-            "runtime": session.runtime_lock(backend),
+            "runtime": probed.runtime(target.backend),
             "runner": files_digest((backend.runner,)),
-            "board": session.info.fingerprint,
+            "agent": agent_code(services, target.device),
+            "profiler": services.host.code(worker),
+            "board": probed.info.fingerprint,
             "data": dataset.digest if dataset else None,
             "preprocess": dict(manifest.model.preprocess) if dataset else {},
             "reference": reference.digest if reference else None,
-            "metrics": metric_versions(services),
-            "settings": settings,
+            "metrics": metrics_in_keys(services),
+            "settings": asdict(manifest.measure),
+            "code": own_code("measurement", "preprocess"),
         },
     )
     return _Job(row, converted, backend, key)
 
 
-def _known(job: _Job, services: Services) -> Profiled | None:
-    entry = services.store.get(job.key)
-    if entry is None:
-        return None
-    return Profiled(Measurement.load(entry.directory), cached=True, warnings=notes(entry))
+def _known(step: Step, job: _Job, services: Services) -> Profiled | None:
+    """What the store has."""
+    with locked(services, step.id, job.key):  # else another run may replace what we read
+        entry = services.store.get(job.key)
+        if entry is None:
+            return None
+        measurement, about = Measurement.load(entry.directory), notes(entry)
+    return Profiled(measurement, cached=True, warnings=about.warnings, run=about.run)
 
 
 def _measure(
@@ -162,9 +171,9 @@ def _measure(
     rounds: dict[int, list[Measurement]] = {job.row.index: [] for job in jobs}
     failed: dict[int, WherryError] = {}
     warnings: dict[int, list[str]] = {job.row.index: [] for job in jobs}
-    if services.remeasure:
+    fresh: set[int] = set()
+    if services.remeasure:  # with the lease, so that no other run is in the middle of its rounds
         for job in jobs:
-            services.store.remove(job.key)
             for number in range(settings.rounds):
                 services.store.remove(_round_key(job, number))
     total, count = settings.rounds * len(jobs), 0
@@ -179,19 +188,21 @@ def _measure(
             services.notify(step.id, f"{count}/{total}: {job.row.id}, round {number + 1}")
 
             def build(context: HostContext, job: _Job = job, number: int = number) -> None:
-                _one_round(job, number, session, dataset, reference, context).save(context.output)
+                _one_round(job, number, session, dataset, reference, context)
 
             try:
-                entry, _, told = take_or_build(
+                entry, known, told = take_or_build(
                     services, f"{step.id}:{job.row.id}", _round_key(job, number), build
                 )
+                rounds[index].append(Measurement.load(entry.directory))
             except Interrupted:
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 -- one row's bug is not the others'
                 failed[index] = failure(error, services, f"{step.id}:{job.row.id}")
                 continue
-            rounds[index].append(Measurement.load(entry.directory))
             warnings[index].extend(told)
+            if not known:
+                fresh.add(index)
 
     done: dict[int, Profiled] = {}
     for job in jobs:
@@ -208,8 +219,12 @@ def _measure(
             merged.save(context.output)
             context.warnings.extend(told)
 
-        take_or_build(services, f"{step.id}:{job.row.id}", job.key, keep)
-        done[index] = Profiled(merged, warnings=told)
+        with locked(services, step.id, job.key):
+            if services.remeasure:  # what was there stays until now
+                services.store.remove(job.key)
+            take_or_build_locked(services, f"{step.id}:{job.row.id}", job.key, keep)
+        run = services.run_directory.name
+        done[index] = Profiled(merged, cached=index not in fresh, warnings=told, run=run)
     return done
 
 
@@ -224,7 +239,8 @@ def _one_round(
     dataset: Dataset | None,
     reference: ReferenceOutputs | None,
     context: HostContext,
-) -> Measurement:
+) -> None:
+    """Measure, check and keep one round below ``context.output``."""
     services, target = context.services, job.row.target
     scored = dataset is not None and number == 0
     round_context = RoundContext(
@@ -243,9 +259,29 @@ def _one_round(
     measured = services.host.profile(
         job.converted.artifact, target, dataset, session, round_context
     )
-    if not len(measured.infer_ns):
+    problem = _problem(measured)
+    if problem is None:
+        try:
+            metrics = {name: float(value) for name, value in measured.metrics.items()}
+            replace(measured, metrics=metrics).save(context.output)
+        except (TypeError, ValueError) as error:
+            problem = f"what is no JSON: {error}"
+    if problem is not None:
         raise PluginError(
-            f"the profile hook for {target.describe()} returned no samples",
+            f"the profile hook for {target.describe()} returned {problem}",
             remedy="Report this to the author of the plugin.",
         )
-    return measured
+
+
+def _problem(measured: Measurement) -> str | None:
+    """What is wrong with a round as a hook returned it."""
+    samples, total = len(measured.infer_ns), len(measured.total_ns)
+    counted = len(measured.round_sizes)
+    if not samples:
+        return "no samples"
+    if samples != total or samples != sum(measured.round_sizes):
+        return f"{samples} and {total} samples in rounds of {list(measured.round_sizes)}"
+    for name in ("load_ms", "first_ms", "warmup_runs", "steady"):
+        if len(getattr(measured, name)) != counted:
+            return f"{name} of another number of rounds than {counted}"
+    return None

@@ -11,7 +11,8 @@ import numpy as np
 
 from wherry.errors import DataError, ModelError
 from wherry.reference import Reference, load_reference, record_reference
-from wherry.stages.context import HostContext, Services, StageResult, own_lock, take_or_build
+from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.stages.keys import content_digest, own_code, own_lock, plugin_code
 from wherry.stages.prepare import model_ready
 from wherry.store import Key
 
@@ -30,7 +31,7 @@ class ReferenceOutputs:
 
     Attributes:
         outputs: of sample ``index``, ONNX name to array.
-        digest: the store's key, which stands for model, data and preprocessing.
+        digest: sha256 over the outputs.
         metrics: the reference's own metrics: the baseline of gates.
     """
 
@@ -49,7 +50,8 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "model": model.digest,
             "data": dataset.digest,
             "preprocess": dict(services.manifest.model.preprocess),
-            "tool": own_lock(),
+            "code": own_code("data/views", "preprocess", "reference"),
+            "host": own_lock(),
         },
     )
 
@@ -67,20 +69,23 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             raise ModelError(error.message, where=where, remedy=error.remedy) from error
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
-    outputs = load_reference(entry.directory)
-    scores = _scores(step, key, dataset, outputs, services)
-    return StageResult(ReferenceOutputs(outputs, key.digest, scores), cached, warnings)
+    outputs, digest = load_reference(entry.directory), content_digest(entry)
+    scores = _scores(step, digest, dataset, outputs, services)
+    return StageResult(ReferenceOutputs(outputs, digest, scores), cached, warnings)
 
 
 def _scores(
     step: Step,
-    reference: Key,
+    digest: str,
     dataset: Dataset,
     outputs: Callable[[int], Mapping[str, np.ndarray]],
     services: Services,
 ) -> Mapping[str, float]:
     """The manifest's metrics of the reference itself, kept apart: metrics come and go."""
-    key = Key("scores", {"reference": reference.digest, "metrics": metric_versions(services)})
+    key = Key(
+        "scores",
+        {"reference": digest, "data": dataset.digest, "metrics": metrics_in_keys(services)},
+    )
 
     def build(context: HostContext) -> None:
         metrics = make_metrics(services)
@@ -89,7 +94,7 @@ def _scores(
                 services.check()
                 for metric in metrics.values():
                     metric.update(outputs(index), outputs(index), sample.label)
-            values = {name: metric.result() for name, metric in metrics.items()}
+            values = {name: float(metric.result()) for name, metric in metrics.items()}
         except DataError as error:
             raise error.within(services.manifest.location("metrics")) from error
         (context.output / SCORES).write_text(json.dumps(values))
@@ -99,10 +104,16 @@ def _scores(
     return scores
 
 
-def metric_versions(services: Services) -> list[list[str | int]]:
+def metrics_in_keys(services: Services) -> dict[str, Any]:
     """What stands for the manifest's metrics in keys."""
-    kinds = services.host.metrics
-    return [[section.key, kinds[section.name].version] for section in services.manifest.metrics]
+    return {
+        section.key: {
+            "code": plugin_code(services, "metrics", section.name, kind.files),
+            "version": kind.version,
+        }
+        for section in services.manifest.metrics
+        for kind in [services.host.metrics[section.name]]
+    }
 
 
 def make_metrics(services: Services) -> dict[str, Metric]:
