@@ -27,5 +27,6 @@ def board_info(facts: Mapping[str, Any]) -> BoardInfo:
     """Of ``wherry_devices.agent.probe.board_facts``."""
     marks = {name: facts[name] for name in _FINGERPRINT}
     marks["memory"] = round(facts["memory_bytes"] / _MEMORY_STEP)
+    marks["cores_usable"] = facts["facts"]["cores_usable"]  # taskset, or a container's share
     text = json.dumps(marks, sort_keys=True)
     return BoardInfo(fingerprint=hashlib.sha256(text.encode()).hexdigest(), **facts)

@@ -564,3 +564,42 @@ def test_a_runtime_that_cannot_be_provided(bench):
         assert session.runtime_lock(bench.backend) == session.runtime_lock(bench.backend)
     with pytest.raises(EnvironmentError_):
         bench.device().provision(wanted[:1])
+
+
+class Fickle:
+    """Services whose first answers for a set of packages are refusals."""
+
+    def __init__(self, **refusals: int) -> None:
+        self.refusals = refusals
+        self.made = []
+
+    def environment_lock(self, requirements):
+        (name,) = requirements.packages
+        self.refusals[name] = self.refusals.get(name, 0) - 1
+        if self.refusals[name] >= 0:
+            raise EnvironmentError_(f"no {name}")
+        return f"lock of {name}"
+
+    def environment(self, requirements):
+        if requirements.packages == ("broken",):
+            raise EnvironmentError_("it cannot be built")
+        self.made.append(requirements.packages)
+        return Path("python")
+
+
+def test_what_runs_is_what_the_key_names(bench):
+    best, second = Requirements(("best",)), Requirements(("second",))
+    services, chosen = Fickle(best=1), {}
+
+    def connect():
+        connection = LocalConnection(bench.services(), chosen)
+        connection._services = services
+        return connection
+
+    assert connect().runtime_lock((best, second)) == "lock of second"
+    connect().provide((best, second))  # the best could be had by now
+    assert services.made == [("second",)]
+    assert connect().runtime_lock((best,)) == "lock of best"
+    with pytest.raises(EnvironmentError_, match="cannot be built"):
+        connect().provide((Requirements(("broken",)), second))
+    assert services.made == [("second",)], "nothing else runs under the name of what is broken"

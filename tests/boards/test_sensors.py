@@ -95,6 +95,8 @@ def test_probe_of_a_raspberry_pi(tmp_path):
     other = {**facts, "memory_bytes": facts["memory_bytes"] - 5_000_000, "hostname": "other"}
     assert board_info(other).fingerprint == info.fingerprint
     assert board_info({**facts, "kernel": "7"}).fingerprint != info.fingerprint
+    fewer = {**facts["facts"], "cores_usable": 0}
+    assert board_info({**facts, "facts": fewer}).fingerprint != info.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,26 @@ def connect(spec: DeviceSpec, services: DeviceServices) -> Device:
     parameters = spec.parameters
     assert isinstance(parameters, LocalParameters)
     patience = Patience(limit_s=parameters.limit_s, wait_s=parameters.wait_s)
-    return BoardDevice(spec.name, lambda: LocalConnection(services), patience)
+    chosen: Chosen = {}
+    return BoardDevice(spec.name, lambda: LocalConnection(services, chosen), patience)
+
+
+Chosen = dict[tuple[Requirements, ...], tuple[Requirements, str]]
+"""Alternatives to the one that was chosen, and the sha256 of its lock."""
 
 
 class LocalConnection:
-    """See `wherry_devices.connection.Connection`."""
+    """See `wherry_devices.connection.Connection`.
 
-    def __init__(self, services: DeviceServices) -> None:
+    Args:
+        services: make the environments.
+        chosen: what other connections to this device have chosen: the store's keys name a
+            runtime, and what is measured under them must run on that one.
+    """
+
+    def __init__(self, services: DeviceServices, chosen: Chosen | None = None) -> None:
         self._services = services
+        self._chosen: Chosen = {} if chosen is None else chosen
         self.cancelled = services.cancelled
         board = services.home / "board"
         self.root = str(board)
@@ -82,13 +94,8 @@ class LocalConnection:
         """From the host's environments."""
         if not alternatives:
             return sys.executable
-        refusals = []
-        for requirements in alternatives:
-            try:
-                return str(self._services.environment(requirements))
-            except EnvironmentError_ as error:
-                refusals.append(error)
-        raise _none_fits(refusals)
+        requirements, _ = self._choose(tuple(alternatives))
+        return str(self._services.environment(requirements))
 
     def runtime_lock(self, alternatives: Sequence[Requirements]) -> str:
         """Of the host's environments."""
@@ -96,13 +103,21 @@ class LocalConnection:
             import numpy as np
 
             return hashlib.sha256(f"{sys.version} numpy {np.__version__}".encode()).hexdigest()
+        return self._choose(tuple(alternatives))[1]
+
+    def _choose(self, alternatives: tuple[Requirements, ...]) -> tuple[Requirements, str]:
+        """The first set that can be locked for this host; the same whenever it is asked for."""
         refusals = []
-        for requirements in alternatives:
+        for requirements in () if alternatives in self._chosen else alternatives:
             try:
-                return self._services.environment_lock(requirements)
+                found = requirements, self._services.environment_lock(requirements)
             except EnvironmentError_ as error:
                 refusals.append(error)
-        raise _none_fits(refusals)
+            else:
+                return self._chosen.setdefault(alternatives, found)
+        if refusals:
+            raise _none_fits(refusals)
+        return self._chosen[alternatives]
 
     def close(self) -> None:
         """Nothing to hang up."""
