@@ -33,7 +33,8 @@ class Row:
     """One line of the report: a variant on a target.
 
     Attributes:
-        steps: the ids of the steps that lead to its measurement, in order; the last profiles it.
+        steps: the ids of the steps that lead to its measurement, in order; the last but one
+            converts it, the last profiles it.
     """
 
     index: int
@@ -45,6 +46,16 @@ class Row:
     def id(self) -> str:
         """Unique in the plan, for people and file names."""
         return f"{self.variant}/{self.target.id}"
+
+    @property
+    def convert(self) -> str:
+        """The id of the step that converts it."""
+        return self.steps[-2]
+
+    @property
+    def profile(self) -> str:
+        """The id of the step that profiles it."""
+        return self.steps[-1]
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
 
     for device, indices in by_device.items():
         transport = host.transports[inventory.devices[device].transport]
-        converts = tuple(dict.fromkeys(rows[index].steps[-2] for index in indices))
+        converts = tuple(dict.fromkeys(rows[index].convert for index in indices))
         add(
             Step(
                 f"profile:{device}",

@@ -160,6 +160,13 @@ def test_ctrl_c_cancels_the_tools_and_ends(trace: Trace, monkeypatch: pytest.Mon
     assert ended.is_set()
 
 
+def test_a_run_that_is_cancelled_from_outside_starts_nothing_more(trace: Trace) -> None:
+    trace.work["first"] = lambda _: trace.services.cancelled.set()
+    with pytest.raises(Interrupted):
+        trace.run(step("first"), step("second", "first"), jobs=1)
+    assert trace.order == ["first"]
+
+
 def test_progress_of_a_part_is_told_of_its_step(trace: Trace) -> None:
     events = []
     trace.work["convert:x"] = lambda _: trace.services.notify("convert:x:parity", "checking")

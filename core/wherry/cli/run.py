@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from wherry.plan import Plan
     from wherry.reports import Report, RunRecord
 
-FORMS = ("json", "html", "markdown", "csv", "junit")
-
 
 def run(
     manifest: str | Path,
@@ -49,8 +47,15 @@ def run(
     if tag is not None:
         check_tag(tag)
     prepared = prepare(Path(manifest), overrides=sets, remeasure=remeasure)
+    reports = prepared.services.host.reports
+    for form in outputs or {}:
+        if form not in reports:
+            raise UsageError(
+                f"there is no form of a report named {form!r}",
+                remedy=f"There are {', '.join(sorted(reports))}.",
+            )
     record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
-    write_reports(record, outputs or {}, prepared.services.host.reports)
+    write_reports(record, outputs or {}, reports)
     return record
 
 

@@ -59,7 +59,7 @@ def run_steps(
         on_event: called from several threads.
 
     Raises:
-        Interrupted: on Ctrl-C; what is done is in the store.
+        Interrupted: on Ctrl-C, or where the run was cancelled; what is done is in the store.
     """
     notify = on_event or (lambda _event: None)
     steps = services.plan.steps
@@ -74,14 +74,17 @@ def run_steps(
 
     services.notify = progress
     scheduler = _Scheduler(services, jobs or len(os.sched_getaffinity(0)), notify)
+    outcomes: Mapping[str, StepOutcome] = {}
     try:
-        return scheduler.run()
+        outcomes = scheduler.run()
     except KeyboardInterrupt:
         services.cancelled.set()
+    if services.cancelled.is_set():
         raise Interrupted(
             "the run was stopped; what is done is kept",
             remedy="The same command goes on where it was.",
-        ) from None
+        )
+    return outcomes
 
 
 class _Scheduler:
@@ -96,7 +99,7 @@ class _Scheduler:
     def run(self) -> Mapping[str, StepOutcome]:
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="wherry-step") as pool:
             try:
-                while self._waiting or self._running:
+                while (self._waiting or self._running) and not self._services.cancelled.is_set():
                     for step in self._startable():
                         del self._waiting[step.id]
                         self._running[pool.submit(self._do, step)] = step

@@ -130,7 +130,7 @@ def _result(
         error = error or outcome.error
         if outcome.result is not None:
             warnings.extend(outcome.result.warnings)
-    converted_outcome = outcomes[row.steps[-2]].result
+    converted_outcome = outcomes[row.convert].result
     if converted_outcome is not None:
         converted: Converted = converted_outcome.value
         result["size_bytes"] = converted.artifact.size_bytes
@@ -142,7 +142,7 @@ def _result(
                 "cosine": converted.parity.cosine,
             }
 
-    profile = outcomes[row.steps[-1]]
+    profile = outcomes[row.profile]
     profiled: Profiled | None = None
     if profile.result is not None:
         profiled = profile.result.value.get(row.index)

@@ -88,14 +88,14 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     dataset: Dataset | None = inputs.get(f"data:{EVALUATION}")
     reference: ReferenceOutputs | None = inputs.get("reference")
     rows = [services.plan.rows[index] for index in step.rows]
-    ready = [row for row in rows if row.steps[-2] in inputs]
+    ready = [row for row in rows if row.convert in inputs]
     done: dict[int, Profiled] = {}
     probed = services.probe(step.device)
 
     jobs: list[_Job] = []
     for row in ready:
         try:
-            job = _job(row, inputs[row.steps[-2]], probed, dataset, reference, services)
+            job = _job(row, inputs[row.convert], probed, dataset, reference, services)
             known = None if services.remeasure else _known(step, job, services)
         except Interrupted:
             raise
