@@ -214,9 +214,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     host = Host.load()
+    wanted = arguments.backend or ["onnxruntime", "tflite", "ncnn"]
+    if absent := [name for name in wanted if name not in host.backends]:
+        parser.error(f"no such backend: {', '.join(absent)}; there are {', '.join(host.backends)}")
     words = {"infer_ns": "inference", "total_ns": "with copies", "seconds": "evaluation"}
     say(f"agent / plain loop, {arguments.rounds} shuffled rounds, median [95 % interval]")
-    for backend in arguments.backend or ["onnxruntime", "tflite", "ncnn"]:
+    for backend in wanted:
         with tempfile.TemporaryDirectory() as name:
             bench = Bench(host, backend, Path(name))
             networks = {f"{ms:g} ms": functools.partial(bench.of_duration, ms) for ms in UNITS}
