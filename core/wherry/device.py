@@ -25,8 +25,8 @@ class BoardInfo:
     """What a probe found; whatever the board does not tell is empty or None.
 
     Attributes:
-        fingerprint: sha256 over what makes results comparable (model, SoC, cores, memory, OS,
-            kernel, glibc, Python): part of the keys of measurements.
+        fingerprint: sha256 over what makes results comparable (model, SoC, cores and how many of
+            them may be used, memory, OS, kernel, glibc, Python): part of the keys of measurements.
         machine: as ``uname -m`` says.
         python: version of the board's Python, e.g. ``3.8.10``.
         glibc: e.g. ``2.31``.

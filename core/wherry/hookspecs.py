@@ -334,7 +334,8 @@ def wherry_calibrate(
 ) -> Calibration | None:
     """Find the ranges of the activations. Called once per model, data and plugin that finds them.
 
-    Only for targets whose backend lists the precision in ``Backend.calibrated``.
+    Only for targets whose backend lists the precision in ``Backend.calibrated``. ``target`` is the
+    first of all that share the ranges; nothing of it may decide them.
 
     Example::
 

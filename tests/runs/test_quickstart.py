@@ -47,18 +47,17 @@ def test_quickstart_then_from_the_store_then_other_threads(
     assert {step["state"] for step in report["steps"] if step["kind"] == "convert"} == {"done"}
 
     again = run(tmp_path / "again.json")
-    kept = [step for step in again["steps"] if step["kind"] != "data"]  # data is read, not kept
-    assert {step["state"] for step in kept} == {"cached"}
+    assert {step["state"] for step in again["steps"]} == {"cached"}
     assert [r["latency"] for r in again["results"]] == [r["latency"] for r in results]
 
     threads = run(tmp_path / "threads.json", "--set", "targets.0.threads=2")
-    by_kind = {(s["kind"], s["state"]) for s in threads["steps"] if s["kind"] != "data"}
+    by_kind = {(s["kind"], s["state"]) for s in threads["steps"]}
     assert ("profile", "done") in by_kind
     assert {kind for kind, state in by_kind if state != "cached"} == {"profile"}
     assert all(r["target"]["options"]["threads"] == 2 for r in threads["results"])
 
     measured = run(tmp_path / "remeasured.json", "--remeasure")
-    by_kind = {(s["kind"], s["state"]) for s in measured["steps"] if s["kind"] != "data"}
+    by_kind = {(s["kind"], s["state"]) for s in measured["steps"]}
     assert {kind for kind, state in by_kind if state != "cached"} == {"profile"}
     assert [r["latency"] for r in measured["results"]] != [r["latency"] for r in results]
     assert [r["metrics"] for r in measured["results"]] == [r["metrics"] for r in results]

@@ -98,7 +98,7 @@ class Bench:
             path.write_text("# the first version")
         self.fingerprint = "a board"
         self.runtime: str | EnvironmentError_ = "a runtime"
-        self.metric_version = 1
+        self.metric_version = self.format_version = 1
         self.error, self.broken_pin = 0.0, False
         self.sessions = 0
         self.broken_at = -1  # of the calls of the profile hook
@@ -112,7 +112,8 @@ class Bench:
         yield Backend(
             name="copy",
             description="the model as it is",
-            precisions=("fp32", "int8"),
+            precisions=("fp32", "fp16", "int8"),
+            format_version=self.format_version,
             options=Options,
             runner=self.code["runner"],
             converter=Requirements(("converter==1",)),
@@ -408,6 +409,7 @@ CHANGES = {
                                              "gates: [{metric: first, min: -99}]\n"), {}),
     "converter": (edit("convert"), CONVERTED),
     "converter's environment": (tool, CONVERTED),
+    "converter's version": (attribute("format_version", 2), CONVERTED),
     "convert option": (replaced("backend: copy,", "backend: copy, copy: {fuse: false},"),
                        CONVERTED | MEASURED),
     "runner": (edit("runner"), ANEW),
@@ -493,6 +495,12 @@ def test_a_pass_that_sees_data_sees_its_preprocessing(lab: Lab) -> None:
     lab.text = lab.text.replace("scale: 0.5", "scale: 0.25")
     lab.run()
     assert lab.made["optimize"] == 1
+
+
+def test_a_precision_is_converted_for_itself(lab: Lab) -> None:
+    lab.text = MANIFEST.replace("int8]", "fp16]")
+    assert statuses(lab.run()) == ["ok"] * 4
+    assert lab.made["convert"] == 4
 
 
 def test_each_backend_is_given_the_ranges_of_its_own_calibration(lab: Lab) -> None:
