@@ -38,7 +38,7 @@ def test_the_least_manifest_has_defaults(load_text, tmp_path):
     assert manifest.model.path == tmp_path / "net.onnx"
     assert rows(manifest) == [("original", "onnxruntime-fp32-local")]
     assert manifest.variants == {"original": ()}
-    assert manifest.measure.rounds == 3
+    assert manifest.measure.rounds == 5
     assert manifest.parity.samples == 8
     assert manifest.limits.memory_bytes == 8 << 30
     assert (manifest.gates, manifest.metrics, manifest.data) == ((), (), {})
