@@ -349,7 +349,8 @@ def index(shelf, monkeypatch):
 
 
 @pytest.mark.usefixtures("index")
-def test_a_package_that_claims_a_newer_python(environments, shelf):
+def test_a_package_that_claims_a_newer_python(environments, shelf, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")  # a shell that exports it; uv breaks its lines there
     newer = f">=3.{sys.version_info.minor + 2}"
     shelf.add("wnew", python=newer, needs=["wabsent"])
     with pytest.raises(EnvironmentError_, match="does not satisfy Python"):

@@ -216,7 +216,8 @@ def variables() -> dict[str, str]:
     for pip, uv, known, separator in _FROM_PIP:
         if os.environ.get(pip) and not any(given.get(name) for name in known):
             given[uv] = separator.join(os.environ[pip].split())
-    return given | {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+    plain = {"NO_COLOR": "1", "COLUMNS": "10000"}  # its words are looked through: no line breaks
+    return given | {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", **plain}
 
 
 def named(requirements: Requirements) -> str:
