@@ -82,7 +82,7 @@ class Runner:
 
     def infer(self, samples) -> Iterator[dict[str, np.ndarray]]:
         for sample in samples:
-            outputs = self.reference.run({"x": sample["x"].reshape(1, 3)})
+            outputs = self.reference.run({"x": sample["x"].reshape(1, -1)})
             yield {name: array + np.float32(self.error) for name, array in outputs.items()}
 
 
@@ -99,6 +99,7 @@ class Bench:
         self.fingerprint = "a board"
         self.runtime: str | EnvironmentError_ = "a runtime"
         self.metric_version = self.format_version = 1
+        self.pass_names: tuple[str, ...] = ("rewrite",)
         self.error, self.broken_pin = 0.0, False
         self.sessions = 0
         self.broken_at = -1  # of the calls of the profile hook
@@ -124,9 +125,8 @@ class Bench:
 
     @hookimpl
     def wherry_passes(self):
-        yield Pass(
-            "rewrite", "nothing but the name changes", Nothing, files=(self.code["rewrite"],)
-        )
+        for name in self.pass_names:
+            yield Pass(name, "the graph gets its name", Nothing, files=(self.code["rewrite"],))
         yield Pass("learn", "", Nothing, needs=frozenset({"calibration"}))
 
     @hookimpl
@@ -254,8 +254,8 @@ def artifact_of(model: Model, target, context) -> Artifact:
     )
 
 
-def write_model(path: Path, factor: float = 2.0) -> None:
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy"]
+def write_model(path: Path, factor: float = 2.0, width: int | str = 3) -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, width]) for name in "xy"]
     constant = helper.make_tensor("c", TensorProto.FLOAT, [1], [factor])
     graph = helper.make_graph(
         [helper.make_node("Mul", ["x", "c"], ["y"])], "net", *zip(ends), [constant]
@@ -263,8 +263,8 @@ def write_model(path: Path, factor: float = 2.0) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
 
 
-def write_data(path: Path, seed: int) -> None:
-    np.savez(path, np.random.default_rng(seed).standard_normal((6, 3), np.float32))
+def write_data(path: Path, seed: int, width: int = 3) -> None:
+    np.savez(path, np.random.default_rng(seed).standard_normal((6, width), np.float32))
 
 
 class Lab:
@@ -495,6 +495,29 @@ def test_a_pass_that_sees_data_sees_its_preprocessing(lab: Lab) -> None:
     lab.text = lab.text.replace("scale: 0.5", "scale: 0.25")
     lab.run()
     assert lab.made["optimize"] == 1
+    write_data(lab.folder / "calibration.npz", 5)
+    lab.run()
+    assert lab.made["optimize"] == 1
+
+
+def test_passes_of_one_code_are_told_apart(lab: Lab) -> None:
+    lab.text = MANIFEST.replace(
+        "[rewrite]", "[rewrite], again: [{rewrite: {level: 2}}], same: [as]"
+    )
+    lab.bench.pass_names = ("rewrite", "as")
+    lab.run()
+    assert lab.made["optimize"] == 3
+
+
+def test_a_model_of_other_shapes_is_another(lab: Lab) -> None:
+    write_model(lab.folder / "net.onnx", width="n")
+    lab.text = MANIFEST.replace("preprocess:", "shape: [1, 3], preprocess:")
+    assert statuses(lab.run()) == ["ok"] * 4
+    lab.text = lab.text.replace("shape: [1, 3]", "shape: [1, 4]")
+    for name in ("evaluation", "calibration"):
+        write_data(lab.folder / f"{name}.npz", 1, width=4)
+    assert statuses(lab.run()) == ["ok"] * 4
+    assert lab.made["model"] == 1
 
 
 def test_a_precision_is_converted_for_itself(lab: Lab) -> None:
