@@ -215,7 +215,14 @@ class Bench:
 
 
 class Own:
-    """Another plugin, whose backend knows its ranges without any data."""
+    """Another plugin, whose backend knows its ranges without any data, and profiles by itself."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    @hookimpl
+    def wherry_profile(self, artifact, target, dataset, session, context):
+        return self.bench.wherry_profile(artifact, target, dataset, session, context)
 
     @hookimpl
     def wherry_backends(self):
@@ -263,8 +270,8 @@ def write_model(path: Path, factor: float = 2.0, width: int | str = 3) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
 
 
-def write_data(path: Path, seed: int, width: int = 3) -> None:
-    np.savez(path, np.random.default_rng(seed).standard_normal((6, width), np.float32))
+def write_data(path: Path, seed: int, width: int = 3, **more) -> None:
+    np.savez(path, np.random.default_rng(seed).standard_normal((6, width), np.float32), **more)
 
 
 class Lab:
@@ -428,6 +435,8 @@ CHANGES = {
     ),
     "evaluation": (lambda lab, _: write_data(lab.folder / "evaluation.npz", 3),
                    {"data": 1, "reference": 1, "scores": 1} | ANEW),
+    "labels": (lambda lab, _: write_data(lab.folder / "evaluation.npz", 1, labels=np.zeros(6, int)),
+               {"data": 1, "reference": 1, "scores": 1} | ANEW),
     "calibration": (
         lambda lab, _: write_data(lab.folder / "calibration.npz", 3),
         {"data": 1, "calibrate": 2, "parity": 2, "round": 4, "measure": 2} | QUANTISED,
@@ -520,6 +529,26 @@ def test_a_model_of_other_shapes_is_another(lab: Lab) -> None:
     assert lab.made["model"] == 1
 
 
+def test_data_is_checked_against_another_model_anew(used: Lab) -> None:
+    write_model(used.folder / "net.onnx", width=4)
+    values = used.run()
+    assert statuses(values) == ["failed"] * 4
+    assert "does not fit an input of shape 1x4" in values["results"][0]["error"]
+
+
+def test_who_profiles_by_himself_is_in_his_own_keys(lab: Lab, monkeypatch) -> None:
+    codes = {"Own": "one"}
+    monkeypatch.setattr(Host, "code", lambda self, info: codes.get(info.name, ""))
+    lab.plugins.append(Own(lab.bench))
+    lab.text = MANIFEST.replace("copy, precision: [fp32, int8]", "[copy, own], precision: int8")
+    assert statuses(lab.run()) == ["ok"] * 4
+    lab.bench.profiled.clear()
+    codes["Own"] = "two"
+    lab.run()
+    assert lab.made["round"] == 4
+    assert {target.partition("-")[0] for target, _ in lab.bench.profiled} == {"own"}
+
+
 def test_a_precision_is_converted_for_itself(lab: Lab) -> None:
     lab.text = MANIFEST.replace("int8]", "fp16]")
     assert statuses(lab.run()) == ["ok"] * 4
@@ -527,7 +556,7 @@ def test_a_precision_is_converted_for_itself(lab: Lab) -> None:
 
 
 def test_each_backend_is_given_the_ranges_of_its_own_calibration(lab: Lab) -> None:
-    lab.plugins.append(Own())
+    lab.plugins.append(Own(lab.bench))
     lab.text = MANIFEST.replace(
         "backend: copy, precision: [fp32, int8]", "backend: [copy, own], precision: int8"
     )
