@@ -641,6 +641,16 @@ def test_a_measurement_of_kept_rounds_alone_counts_as_kept(used: Lab) -> None:
     assert used.made == {"measure": 4}
 
 
+@pytest.mark.parametrize("remeasure", [False, True])
+def test_rows_with_one_artifact_are_measured_once(lab: Lab, remeasure: bool) -> None:
+    lab.text = MANIFEST.replace("rewritten: [rewrite]", "same: []")
+    results = lab.run(remeasure=remeasure)["results"]
+    assert len(lab.bench.profiled) == 4
+    assert not any(result["cached"] for result in results)
+    assert [r["latency"] for r in results[:2]] == [r["latency"] for r in results[2:]]
+    assert all(result["cached"] for result in lab.run()["results"])
+
+
 def test_the_order_is_another_in_each_round_and_the_same_in_each_run(lab: Lab) -> None:
     lab.text = MANIFEST.replace("int8]", "int8], threads: [1, 2, 3]").replace(
         "rounds: 2", "rounds: 3"

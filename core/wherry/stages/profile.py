@@ -171,7 +171,7 @@ def _measure(
     rounds: dict[int, list[Measurement]] = {job.row.index: [] for job in jobs}
     failed: dict[int, WherryError] = {}
     warnings: dict[int, list[str]] = {job.row.index: [] for job in jobs}
-    fresh: set[int] = set()
+    fresh: set[str] = set()  # keys: two rows with one artifact are measured once
     if services.remeasure:  # with the lease, so that no other run is in the middle of its rounds
         for job in jobs:
             for number in range(settings.rounds):
@@ -202,7 +202,7 @@ def _measure(
                 continue
             warnings[index].extend(told)
             if not known:
-                fresh.add(index)
+                fresh.add(job.key.digest)
 
     done: dict[int, Profiled] = {}
     for job in jobs:
@@ -222,9 +222,10 @@ def _measure(
         with locked(services, step.id, job.key):
             if services.remeasure:  # what was there stays until now
                 services.store.remove(job.key)
-            take_or_build_locked(services, f"{step.id}:{job.row.id}", job.key, keep)
-        run = services.run_directory.name
-        done[index] = Profiled(merged, cached=index not in fresh, warnings=told, run=run)
+            name = f"{step.id}:{job.row.id}"
+            entry, _, _ = take_or_build_locked(services, name, job.key, keep)
+        cached, run = job.key.digest not in fresh, notes(entry).run
+        done[index] = Profiled(merged, cached=cached, warnings=told, run=run)
     return done
 
 
