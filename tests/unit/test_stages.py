@@ -98,7 +98,7 @@ class Bench:
             path.write_text("# the first version")
         self.fingerprint = "a board"
         self.runtime: str | EnvironmentError_ = "a runtime"
-        self.metric_version = self.format_version = 1
+        self.metric_version = self.format_version = self.pass_version = 1
         self.pass_names: tuple[str, ...] = ("rewrite",)
         self.error, self.broken_pin = 0.0, False
         self.sessions = 0
@@ -126,7 +126,8 @@ class Bench:
     @hookimpl
     def wherry_passes(self):
         for name in self.pass_names:
-            yield Pass(name, "the graph gets its name", Nothing, files=(self.code["rewrite"],))
+            yield Pass(name, "the graph gets its name", Nothing,
+                       files=(self.code["rewrite"],), version=self.pass_version)  # fmt: skip
         yield Pass("learn", "", Nothing, needs=frozenset({"calibration"}))
 
     @hookimpl
@@ -427,6 +428,7 @@ CHANGES = {
     "measuring": (replaced("rounds: 2", "rounds: 2, duration_s: 0.7"), MEASURED),
     "seed": (lambda lab, _: setattr(lab, "text", lab.text + "seed: 3\n"), MEASURED),
     "pass": (edit("rewrite"), {"optimize": 1}),
+    "pass's version": (attribute("pass_version", 2), {"optimize": 1}),
     "metric": (attribute("metric_version", 2), {"scores": 1} | MEASURED),
     "metrics": (replaced("[first]", "[first, mae]"), {"scores": 1} | MEASURED),
     "preprocessing": (
