@@ -538,6 +538,13 @@ def test_data_is_checked_against_another_model_anew(used: Lab) -> None:
     assert "does not fit an input of shape 1x4" in values["results"][0]["error"]
 
 
+def test_data_is_checked_for_labels_when_a_metric_wants_them(used: Lab) -> None:
+    used.text = MANIFEST.replace("[first]", "[first, top1]")
+    values = used.run()
+    assert statuses(values) == ["failed"] * 4
+    assert "it has no label" in values["results"][0]["error"]
+
+
 def test_who_profiles_by_himself_is_in_his_own_keys(lab: Lab, monkeypatch) -> None:
     codes = {"Own": "one"}
     monkeypatch.setattr(Host, "code", lambda self, info: codes.get(info.name, ""))
