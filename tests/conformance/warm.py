@@ -1,0 +1,40 @@
+"""Runs tools one after another in one process: ``warm.py``, a JSON line for each on stdin.
+
+A line names ``script``, ``request`` and ``response``; the script's ``main`` is called with the two
+paths, as it would call itself. The answer on stdout is a line: empty, or the error that escaped.
+"""
+
+import contextlib
+import importlib.util
+import json
+import sys
+
+scripts = {}
+
+
+def script(path):
+    if path not in scripts:
+        spec = importlib.util.spec_from_file_location(f"warm_{len(scripts)}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # before execution: annotations look their module up
+        spec.loader.exec_module(module)
+        scripts[path] = module
+    return scripts[path]
+
+
+def main():
+    answers = sys.stdout
+    for line in sys.stdin:
+        asked = json.loads(line)
+        said = ""
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                script(asked["script"]).main(asked["request"], asked["response"])
+            except Exception as error:  # noqa: BLE001 -- whatever a tool raises is the answer
+                said = f"{type(error).__name__}: {error}"
+        answers.write(json.dumps(said) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
