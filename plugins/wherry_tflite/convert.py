@@ -176,6 +176,7 @@ def finish(path: Path, *, halve: bool) -> tuple[bytes, list[str]]:
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
     model.metadata = None
     check_outputs(model)
+    restart_states(model, schema)
     kept = halve_constants(model, schema) if halve else []
     drop_unused_buffers(model)
     builder = flatbuffers.Builder(1 << 20)
@@ -197,51 +198,98 @@ def check_outputs(model: Any) -> None:
             )
 
 
+def restart_states(model: Any, schema: Any) -> None:
+    """Let recurrent operators begin anew in each inference, as in ONNX.
+
+    They keep their state in a variable, which onnx2tf leaves as the last inference left it, or sets
+    by a RESHAPE of a constant that some runtimes do once. A sum is done in every inference.
+    """
+    import numpy as np
+
+    graph = model.subgraphs[0]
+    makers = {index: each for each in graph.operators for index in each.outputs}
+    sums: list[Any] = []
+    for index, variable in enumerate(list(graph.tensors)):
+        if not variable.isVariable:
+            continue
+        start = np.zeros(math.prod(variable.shape), "<f4")
+        maker = makers.get(index)
+        if maker is not None:
+            data = model.buffers[graph.tensors[maker.inputs[0]].buffer].data
+            if data is None:  # computed: set in every inference already
+                continue
+            start = np.frombuffer(bytes(data), "<f4")
+            graph.operators.remove(maker)
+        terms = [
+            add_constant(model, schema, variable.name + b"/start", variable.shape, start),
+            add_constant(model, schema, variable.name + b"/zero", [1], np.zeros(1, "<f4")),
+        ]
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(model.operatorCodes)
+        operator.inputs, operator.outputs = terms, [index]
+        operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
+        operator.builtinOptions = schema.AddOptionsT()
+        sums.append(operator)
+    put_first(model, schema, sums, schema.BuiltinOperator.ADD, version=1)
+
+
 def halve_constants(model: Any, schema: Any) -> list[str]:
     """Store the main graph's large float32 constants as float16; see `finish`."""
     import numpy as np
 
     graph = model.subgraphs[0]
     kept: list[str] = []
-    widened: dict[int, int] = {}  # buffer to the float16 buffer that replaces it
-    operators = []
-    code = len(model.operatorCodes)
+    stored: dict[Any, int] = {}  # buffer and shape to the constant that holds it in float16
+    casts = []
     for index, tensor in enumerate(list(graph.tensors)):
         data = model.buffers[tensor.buffer].data
         if tensor.type != schema.TensorType.FLOAT32 or data is None or len(data) < 4 * LEAST_HALVED:
             continue
-        if index in graph.outputs:
-            continue
-        if tensor.buffer not in widened:
+        key = (tensor.buffer, *tensor.shape)
+        if key not in stored:
             half = as_half(np.frombuffer(bytes(data), "<f4"))
             if half is None:
                 kept.append(tensor.name.decode())
                 continue
-            buffer = schema.BufferT()
-            buffer.data = half.view(np.uint8)
-            widened[tensor.buffer] = len(model.buffers)
-            model.buffers.append(buffer)
-        stored = schema.TensorT()
-        stored.name = tensor.name + b"/float16"
-        stored.type = schema.TensorType.FLOAT16
-        stored.shape = tensor.shape
-        stored.buffer = widened[tensor.buffer]
-        tensor.buffer = 0
+            name = tensor.name + b"/float16"
+            stored[key] = add_constant(model, schema, name, tensor.shape, half)
         operator = schema.OperatorT()
-        operator.opcodeIndex = code
-        operator.inputs = [len(graph.tensors)]
-        operator.outputs = [index]
+        operator.opcodeIndex = len(model.operatorCodes)
+        operator.inputs, operator.outputs = [stored[key]], [index]
         operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
         operator.builtinOptions = schema.DequantizeOptionsT()
-        graph.tensors.append(stored)
-        operators.append(operator)
-    if operators:
-        kind = schema.OperatorCodeT()
-        kind.builtinCode = kind.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
-        kind.version = 3  # the first that takes float16
-        model.operatorCodes.append(kind)
-    graph.operators = operators + list(graph.operators)
+        casts.append(operator)
+        tensor.buffer = 0
+    put_first(model, schema, casts, schema.BuiltinOperator.DEQUANTIZE, version=3)  # of float16
     return kept
+
+
+def add_constant(
+    model: Any, schema: Any, name: bytes, shape: Sequence[int], value: np.ndarray
+) -> int:
+    """A new constant of the main graph, float32 or float16; returns its index."""
+    import numpy as np
+
+    kinds = {4: schema.TensorType.FLOAT32, 2: schema.TensorType.FLOAT16}
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = value.view(np.uint8)
+    model.buffers.append(buffer)
+    tensor.name, tensor.shape, tensor.type = name, shape, kinds[value.itemsize]
+    tensor.buffer = len(model.buffers) - 1
+    tensors = model.subgraphs[0].tensors
+    tensors.append(tensor)
+    return len(tensors) - 1
+
+
+def put_first(model: Any, schema: Any, operators: list[Any], kind: int, *, version: int) -> None:
+    """Put operators of a new kind, of index ``len(operatorCodes)``, before all others."""
+    if not operators:
+        return
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kind
+    code.version = version
+    model.operatorCodes.append(code)
+    model.subgraphs[0].operators[:0] = operators
 
 
 def as_half(values: np.ndarray) -> np.ndarray | None:

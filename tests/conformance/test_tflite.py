@@ -112,11 +112,6 @@ def forms(try_many, operators):
     return {(name.partition("-")[0], name): trial for name, trial in trials.items()}
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known: some forms (RNN states, Upsample, CenterCropPad) come out wrong or are refused "
-    "too widely; the parity check of a run catches the wrong ones",
-)
 @pytest.mark.backend
 def test_no_form_is_converted_wrong(forms):
     failing = {
@@ -127,11 +122,6 @@ def test_no_form_is_converted_wrong(forms):
     assert not failing
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known: some forms (RNN states, Upsample, CenterCropPad) come out wrong or are refused "
-    "too widely; the parity check of a run catches the wrong ones",
-)
 @pytest.mark.backend
 def test_the_preflight_refuses_what_is_refused(forms):
     for (kind, name), trial in forms.items():
@@ -229,11 +219,6 @@ def repaired(try_many, networks):
     return try_many(cases)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known: some forms (RNN states, Upsample, CenterCropPad) come out wrong or are refused "
-    "too widely; the parity check of a run catches the wrong ones",
-)
 @pytest.mark.backend
 def test_repairs(repaired):
     failing = {name: t.words for name, t in repaired.items() if t.status != "right"}
@@ -358,11 +343,18 @@ def test_the_tensors_of_the_model_are_found_again(trials):
 # --- runtimes ------------------------------------------------------------------------------------
 
 
+def recurrent(operators):
+    """Networks that keep a state, from zero or another start: drive.py runs them twice."""
+    forms = {"LSTM": (2, 5), "RNN": (2, 5)}
+    return {f"{kind}-{i}": operators.FORMS[kind][i] for kind, which in forms.items() for i in which}
+
+
 @pytest.mark.backend
 @pytest.mark.parametrize("options", [{"threads": 2}, {"xnnpack": False}])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_options_change_no_result(try_all, networks, precision, options):
+def test_options_change_no_result(try_all, networks, operators, precision, options):
     chosen = {name: networks.NETWORKS[name] for name in ("mobilenet", "softmax_classifier", "gru")}
+    chosen |= recurrent(operators)
     for trial in try_all("tflite", chosen, precision, **options).values():
         assert trial.status == "right", trial.words
 
@@ -371,7 +363,7 @@ def test_options_change_no_result(try_all, networks, precision, options):
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime ends at Python 3.11")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_older_runtime_runs_the_same_files(
-    try_all, networks, home_of_trials, tmp_path, monkeypatch, precision
+    try_all, networks, operators, home_of_trials, tmp_path, monkeypatch, precision
 ):
     try_all("tflite", {"mlp": networks.NETWORKS["mlp"]})  # loads the machinery
     monkeypatch.setenv("WHERRY_HOME", str(home_of_trials))
@@ -379,6 +371,7 @@ def test_the_older_runtime_runs_the_same_files(
     older = next(each for each in RUNTIMES if "tflite-runtime==2.14.0" in each.no_deps)
     trials.backend = dataclasses.replace(trials.backend, runtime=(older,))
     models = {name: networks.NETWORKS[name]() for name in OLD_RUNTIME}
+    models |= {name: build() for name, build in recurrent(operators).items()}
     samples = {name: [networks.sample(model)] for name, model in models.items()}
     for trial in trials.run(models, samples, precision).values():
         assert trial.status == "right", trial.words
