@@ -54,7 +54,6 @@ OPERATORS = frozenset(
 OTHER = "Write it with other operators of ONNX, or take another backend for this model."
 QUANTISED = "The model is quantised already: give the float model."
 RANDOM = "Take the random numbers out of the network, or give them to it as an input."
-CENTER_CROP = "Write it as a Slice and a Pad."
 BODY = "Unroll it when exporting, or take another backend for this model."
 
 REFUSED: Mapping[str, str] = {
@@ -72,7 +71,6 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys((name for name in OPERATORS if name.startswith("QLinear")), QUANTISED),
     **dict.fromkeys((name for name in OPERATORS if name.startswith("Random")), RANDOM),
     "Bernoulli": RANDOM,
-    "CenterCropPad": CENTER_CROP,
     "DFT": OTHER,
     "STFT": OTHER,
     "StringNormalizer": OTHER,
@@ -226,14 +224,14 @@ def _resize(seen: Seen) -> str:
     way = seen.get("coordinate_transformation_mode", "half_pixel")
     if way in {"tf_crop_and_resize", "tf_half_pixel_for_nn", "half_pixel_symmetric"}:
         return "Resize with half_pixel, asymmetric or align_corners coordinates."
-    scales, shape = seen.value(2), seen.shape(0)
     if seen.get("mode", "nearest") == "nearest":
         return ""
-    if scales is not None and scales.size and len(shape) == scales.size:
-        whole = (float(size * scale) for size, scale in zip(shape, scales, strict=True))
-        if any(abs(size - round(size)) > 1e-3 for size in whole):
-            return "Resize to sizes, or by scales that give whole sizes."
+    scales, shape = seen.value(2), seen.shape(0)
     made = seen.shapes.get(seen.node.output[0], ())
+    if scales is not None and scales.size and len(shape) == len(made):
+        exact = [float(size * scale) for size, scale in zip(shape, scales, strict=True)]
+        if any(abs(size - each) > 1e-4 for size, each in zip(made, exact, strict=True)):
+            return "Resize to sizes, or by scales that give whole sizes."
     if way == "pytorch_half_pixel" and 1 in made[2:]:
         return "Resize to one row or column with a pooling."
     return ""
@@ -249,7 +247,10 @@ def _recurrent(seen: Seen) -> str:
     usual = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
     given = [kind.decode() for kind in seen.get("activations", [])]
     expected = usual[seen.node.op_type]
-    if given and given not in (expected, expected * 2):
+    possible = [expected, expected * 2]
+    if seen.node.op_type == "RNN":
+        possible += [["Relu"], ["Relu"] * 2]
+    if given and given not in possible:
         return f"Export it with the activations {', '.join(expected)}."
     if seen.node.op_type == "LSTM" and (seen.has(7) or seen.get("input_forget", 0)):
         return "Export it without peepholes and without coupled gates."

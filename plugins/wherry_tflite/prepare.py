@@ -88,6 +88,7 @@ class Graph:
                 self.takers.setdefault(name, []).append(node)
         self._initializers = proto.graph.initializer
         self._constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self._names = {*self.shapes, *self.takers, *self.makers, *self._constants}
 
     def value(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
         """The constant that is a node's input; None where it has none there."""
@@ -95,8 +96,17 @@ class Graph:
         tensor = self._constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
-    def constant(self, name: str, value: Any) -> str:
-        """Add a constant of this name."""
+    def fresh(self, text: str) -> str:
+        """A tensor's name that no other has, ``text`` where it is free."""
+        name = text
+        while name in self._names:
+            name += "'"
+        self._names.add(name)
+        return name
+
+    def constant(self, text: str, value: Any) -> str:
+        """Add a constant; returns its name, ``text`` where that is free."""
+        name = self.fresh(text)
         tensor = numpy_helper.from_array(np.asarray(value), name)
         self._constants[name] = tensor
         self._initializers.append(tensor)
@@ -109,9 +119,9 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
-def chain(node: onnx.NodeProto, output: str, *steps: Step) -> Nodes:
+def chain(graph: Graph, node: onnx.NodeProto, output: str, *steps: Step) -> Nodes:
     """Nodes in place of ``node``, the last of which gives ``output``."""
-    names = [f"{output}/{index}" for index in range(len(steps) - 1)] + [output]
+    names = [graph.fresh(f"{output}/step{index}") for index in range(len(steps) - 1)] + [output]
     return [
         helper.make_node(
             operator,
@@ -136,6 +146,7 @@ def elu(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     zero = graph.constant(f"{y}/zero", np.float32(0))
     factor = graph.constant(f"{y}/alpha", np.float32(alpha))
     return chain(
+        graph,
         node,
         y,
         ("Min", [x, zero], {}),
@@ -152,9 +163,10 @@ def softmax(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     rank = len(graph.shapes[x])
     axis = attributes(node).get("axis", 1 if graph.opset < 13 else -1) % rank
     if graph.opset >= 13 or axis == rank - 1:
-        return chain(node, y, (node.op_type, [x], {"axis": axis}))
+        return chain(graph, node, y, (node.op_type, [x], {"axis": axis}))
     shape = graph.constant(f"{y}/shape", np.asarray(graph.shapes[x], np.int64))
     return chain(
+        graph,
         node,
         y,
         ("Flatten", [x], {"axis": axis}),
@@ -184,7 +196,9 @@ def padding(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     ]
     pads = [total - total // 2 for total in totals] + [total // 2 for total in totals]
     kept = {key: value for key, value in about.items() if key != "auto_pad"}
-    return chain(node, node.output[0], (node.op_type, list(node.input), {**kept, "pads": pads}))
+    return chain(
+        graph, node, node.output[0], (node.op_type, list(node.input), {**kept, "pads": pads})
+    )
 
 
 def broadcast(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
@@ -220,7 +234,7 @@ def product(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
         factor = graph.value(node, index)
         if factor is not None:
             node.input[index] = graph.constant(f"{y}/turned", -factor)
-            return chain(node, y, (node.op_type, list(node.input), {}), ("Neg", [0], {}))
+            return chain(graph, node, y, (node.op_type, list(node.input), {}), ("Neg", [0], {}))
     return mended
 
 
@@ -238,17 +252,19 @@ def last_state(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     along = {"axis": 0}
     if direction != "bidirectional":
         end = last if direction == "forward" else first
-        return [node, *chain(node, state, ("Gather", [states, end], along))]
-    ways = [graph.constant(f"{state}/{way}", np.asarray([way])) for way in (0, 1)]
+        return [node, *chain(graph, node, state, ("Gather", [states, end], along))]
+    one, two = (graph.constant(f"{state}/{way}", np.asarray([way])) for way in (1, 2))
+    nil = graph.constant(f"{state}/0", np.asarray([0]))
     return [
         node,
         *chain(
+            graph,
             node,
             state,
             ("Gather", [states, last], along),
-            ("Gather", [0, ways[0]], along),
+            ("Slice", [0, nil, one, nil], {}),
             ("Gather", [states, first], along),
-            ("Gather", [2, ways[1]], along),
+            ("Slice", [2, one, two, nil], {}),
             ("Concat", [1, 3], along),
         ),
     ]
@@ -261,19 +277,25 @@ def nearest(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
         return None
     x, y = node.input[0], node.output[0]
     given = graph.value(node, 2)
+    lengths, sizes = graph.shapes[x], graph.shapes[y]
+    scales = [size / length for size, length in zip(sizes, lengths, strict=True)]
+    simple = (about.get("coordinate_transformation_mode"), about.get("nearest_mode"))
+    if given is not None and given.size:
+        whole = np.allclose(scales, given)
+        scales = [float(scale) for scale in given]
+    else:
+        whole = True
+    if whole and simple == ("asymmetric", "floor"):
+        return None
     steps: list[Step] = []
-    for axis, (length, size) in enumerate(zip(graph.shapes[x], graph.shapes[y], strict=True)):
-        scale = size / length if given is None or not given.size else float(given[axis])
+    for axis, (length, size, scale) in enumerate(zip(lengths, sizes, scales, strict=True)):
         indices = nearest_indices(length, size, scale, about)
         if indices is None:
             return None
         if not np.array_equal(indices, np.arange(length)):
             name = graph.constant(f"{y}/{axis}", indices)
             steps.append(("Gather", [len(steps) - 1 if steps else x, name], {"axis": axis}))
-    simple = about.get("coordinate_transformation_mode") == "asymmetric"
-    if not steps or (simple and about.get("nearest_mode") == "floor"):
-        return None
-    return chain(node, y, *steps)
+    return chain(graph, node, y, *steps) if steps else None
 
 
 def nearest_indices(
