@@ -31,6 +31,9 @@ class BoardInfo:
         python: version of the board's Python, e.g. ``3.8.10``.
         glibc: e.g. ``2.31``.
         emulated: the processor is emulated (qemu-user and the like).
+        identity: sha256 over what tells this board from others of its type (serial number, the
+            installation's machine-id); part of the keys of measurements. Boards that tell neither
+            share one.
         facts: everything else, for reports; JSON values.
     """
 
@@ -47,6 +50,7 @@ class BoardInfo:
     memory_bytes: int
     model: str | None = None
     emulated: bool = False
+    identity: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -153,9 +157,27 @@ class Device(Protocol):
         """
         ...
 
-    def provision(self, requirements: Iterable[Requirements]) -> str:
+    def provision(
+        self, requirements: Iterable[Requirements], progress: Callable[[str], None] | None = None
+    ) -> str:
         """Provide the first alternative that fits; returns the Python executable on the board."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What decides which wheels fit on a board.
+
+    Attributes:
+        machine: of the board's Python, as a wheel's tag has it: ``x86_64``, ``aarch64``,
+            ``armv7l`` (also of a 32-bit Python under a 64-bit kernel).
+        python: version of CPython, e.g. ``3.8.10``.
+        glibc: e.g. ``2.31``; None: another C library.
+    """
+
+    machine: str
+    python: str
+    glibc: str | None
 
 
 @dataclass(frozen=True)
@@ -182,12 +204,36 @@ class DeviceServices(Protocol):
     @property
     def cancelled(self) -> threading.Event: ...
 
-    def environment(self, requirements: Requirements) -> Path:
+    def environment(
+        self, requirements: Requirements, progress: Callable[[str], None] | None = None
+    ) -> Path:
         """Make (or find) an environment on the host; returns its Python executable."""
         ...
 
     def environment_lock(self, requirements: Requirements) -> str:
         """sha256 of an environment's locked requirements, without making it."""
+        ...
+
+    def wheels(
+        self,
+        requirements: Requirements,
+        platform: Platform,
+        progress: Callable[[str], None] | None = None,
+    ) -> tuple[Path, ...]:
+        """The wheels that an environment on a board is made of, fetched and checked by hash.
+
+        Raises:
+            EnvironmentError_: see `wheels_lock`.
+        """
+        ...
+
+    def wheels_lock(self, requirements: Requirements, platform: Platform) -> str:
+        """sha256 of the locked wheels, without fetching them.
+
+        Raises:
+            EnvironmentError_: a package has no wheel that fits; the text names the package, the
+                board's platform and the version that would fit.
+        """
         ...
 
 

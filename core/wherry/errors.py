@@ -91,6 +91,10 @@ class DeviceError(WherryError):
     """A device cannot be reached, is taken, was lost, or refused something."""
 
 
+class DeviceLostError(DeviceError):
+    """The link or the board went away while it was used, or could not be reached: try again."""
+
+
 class StoreError(WherryError):
     """The store cannot be read or written, or an entry does not match its hash."""
 

@@ -78,9 +78,8 @@ class Channel:
         self._patience_s = patience_s
         self._cancelled = connection.cancelled
         self.heard = time.monotonic()
-        command = [connection.python, "-I", "-S", "-c", bootstrap]
         self._process: Process = connection.start(
-            [*command, connection.root, digest, python, *arguments]
+            bootstrap, [connection.root, digest, python, *arguments]
         )
         self._frames: queue.SimpleQueue[frames.Frame | None] = queue.SimpleQueue()
         self._reason = ""

@@ -7,10 +7,13 @@ such a process, the same for every transport.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from wherry.requirements import Requirements
+
+if TYPE_CHECKING:
+    from wherry_devices.board import Board
 
 
 class Process(Protocol):
@@ -70,24 +73,39 @@ class Connection(Protocol):
         """When it is set, whoever waits for the board gives up."""
         ...
 
-    @property
-    def python(self) -> str:
-        """The board's own Python."""
-        ...
+    def start(self, script: str, arguments: Sequence[str]) -> Process:
+        """Start a process on the board: the board's own Python, isolated, runs a script.
 
-    def start(self, argv: Sequence[str]) -> Process:
-        """Start a process on the board; raises `wherry.errors.DeviceError`."""
-        ...
+        Args:
+            script: Python source, standard library alone; it may become another program by exec.
+            arguments: ``sys.argv[1:]`` of the script, any text but NUL.
 
-    def provide(self, alternatives: Sequence[Requirements]) -> str:
-        """Provide the first set that fits; the Python executable on the board that has it.
-
-        No alternatives: the runner needs nothing but numpy. Raises
-        `wherry.errors.EnvironmentError_`.
+        Raises:
+            wherry.errors.DeviceError: it cannot be started.
         """
         ...
 
-    def runtime_lock(self, alternatives: Sequence[Requirements]) -> str:
+    def provide(
+        self,
+        board: Board,
+        alternatives: Sequence[Requirements],
+        progress: Callable[[str], None] | None = None,
+    ) -> str:
+        """Provide the first set that fits; the Python executable on the board that has it.
+
+        No alternatives: the runner needs nothing but numpy.
+
+        Args:
+            board: the service agent at the other end of this connection.
+            alternatives: sets of packages, best first.
+            progress: told what is being done.
+
+        Raises:
+            wherry.errors.EnvironmentError_: none of them can be provided.
+        """
+        ...
+
+    def runtime_lock(self, board: Board, alternatives: Sequence[Requirements]) -> str:
         """sha256 of what `provide` would provide, without making it."""
         ...
 

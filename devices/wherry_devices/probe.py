@@ -20,6 +20,7 @@ _FINGERPRINT = (
     "python",
     "emulated",
 )
+_IDENTITY = ("serial", "machine_id")
 _MEMORY_STEP = 1 << 28  # the kernel keeps a little more or less of it at every start
 
 
@@ -28,5 +29,9 @@ def board_info(facts: Mapping[str, Any]) -> BoardInfo:
     marks = {name: facts[name] for name in _FINGERPRINT}
     marks["memory"] = round(facts["memory_bytes"] / _MEMORY_STEP)
     marks["cores_usable"] = facts["facts"]["cores_usable"]  # taskset, or a container's share
-    text = json.dumps(marks, sort_keys=True)
-    return BoardInfo(fingerprint=hashlib.sha256(text.encode()).hexdigest(), **facts)
+    identity = {name: facts["facts"][name] for name in _IDENTITY}
+    return BoardInfo(fingerprint=_sha256(marks), identity=_sha256(identity), **facts)
+
+
+def _sha256(marks: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()

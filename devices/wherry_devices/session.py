@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,13 +83,12 @@ class BoardDevice:
         finally:
             connection.close()
 
-    def provision(self, requirements: Iterable[Requirements]) -> str:
+    def provision(
+        self, requirements: Iterable[Requirements], progress: Callable[[str], None] | None = None
+    ) -> str:
         """See `wherry.device.Device.provision`."""
-        connection = self._connect()
-        try:
-            return connection.provide(tuple(requirements))
-        finally:
-            connection.close()
+        with self.session(lease=False) as session:
+            return session.provide(tuple(requirements), progress)
 
 
 class BoardSession:
@@ -112,7 +111,13 @@ class BoardSession:
 
     def runtime_lock(self, backend: Backend) -> str:
         """See `wherry.device.Session.runtime_lock`."""
-        return self._connection.runtime_lock(backend.runtime)
+        return self._connection.runtime_lock(self._board, backend.runtime)
+
+    def provide(
+        self, alternatives: Sequence[Requirements], progress: Callable[[str], None] | None = None
+    ) -> str:
+        """See `wherry_devices.connection.Connection.provide`."""
+        return self._connection.provide(self._board, alternatives, progress)
 
     @contextmanager
     def host(
@@ -123,7 +128,7 @@ class BoardSession:
         preprocess: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Hosted]:
         """See `wherry.device.Session.host`."""
-        python = self._connection.provide(backend.runtime)
+        python = self.provide(backend.runtime)
         directory = self._board.ship(
             {name: (digest, artifact.directory / name) for name, digest in artifact.files.items()}
         )

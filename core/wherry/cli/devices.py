@@ -128,8 +128,10 @@ class _Bench:
         host = host or Host.load()
         return cls(host, load_inventory(Path.cwd(), host), Environments(home()), home())
 
-    def environment(self, requirements: Requirements) -> Path:
-        return self.environments.ensure(requirements)
+    def environment(
+        self, requirements: Requirements, progress: Callable[[str], None] | None = None
+    ) -> Path:
+        return self.environments.ensure(requirements, progress=progress)
 
     def environment_lock(self, requirements: Requirements) -> str:
         return self.environments.lock(requirements).sha256

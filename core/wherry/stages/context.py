@@ -111,9 +111,11 @@ class Services:
         if self.cancelled.is_set():
             raise Interrupted("the run was stopped")
 
-    def environment(self, requirements: Requirements) -> Path:
+    def environment(
+        self, requirements: Requirements, progress: Callable[[str], None] | None = None
+    ) -> Path:
         """See `wherry.device.DeviceServices`."""
-        return self.environments.ensure(requirements)
+        return self.environments.ensure(requirements, progress=progress)
 
     def environment_lock(self, requirements: Requirements) -> str:
         """See `wherry.device.DeviceServices`."""

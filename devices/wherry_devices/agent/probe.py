@@ -50,6 +50,8 @@ def board_facts(home: Path, root: Path = Path("/")) -> dict[str, Any]:
             "libstdc++": _has_library("libstdc++.so.6"),
             "os_id": system.get("ID"),
             "os_version": system.get("VERSION_ID"),
+            "serial": _text(root / "proc/device-tree/serial-number").strip("\0\n ") or None,
+            "machine_id": _text(root / "etc/machine-id").strip() or None,
         },
     }
 

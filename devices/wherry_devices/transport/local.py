@@ -10,8 +10,9 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +21,9 @@ from wherry.errors import DeviceError, EnvironmentError_
 from wherry.requirements import Requirements
 from wherry_devices.agent import frames
 from wherry_devices.session import BoardDevice, Patience
+
+if TYPE_CHECKING:
+    from wherry_devices.board import Board
 
 _PIPE_BYTES = 1 << 20  # fewer switches between the two processes; Linux's limit for users
 _STDERR_LINES = 20
@@ -76,28 +80,38 @@ class LocalConnection:
         self.root = str(board)
         self.lease = str(board / "lease")
         # A board's agent runs on the board's own Python, not in an environment of ours.
-        self.python = str(getattr(sys, "_base_executable", sys.executable))
+        self._python = str(getattr(sys, "_base_executable", sys.executable))
 
-    def start(self, argv: Sequence[str]) -> LocalProcess:
+    def start(self, script: str, arguments: Sequence[str]) -> LocalProcess:
         """Start it as a child that no signal of our terminal reaches."""
+        command = [self._python, "-I", "-S", "-c", script, *arguments]
         try:
             Path(self.root).mkdir(parents=True, exist_ok=True)
-            return LocalProcess(argv, self.root)
+            return LocalProcess(command, self.root)
         except OSError as error:
             raise DeviceError(
-                f"cannot start {argv[0]}: {error}",
+                f"cannot start {self._python}: {error}",
                 where=self.root,
                 remedy="Check the folder and the interpreter.",
             ) from error
 
-    def provide(self, alternatives: Sequence[Requirements]) -> str:
+    def provide(
+        self,
+        board: Board,  # noqa: ARG002 -- the board is this machine
+        alternatives: Sequence[Requirements],
+        progress: Callable[[str], None] | None = None,
+    ) -> str:
         """From the host's environments."""
         if not alternatives:
             return sys.executable
         requirements, _ = self._choose(tuple(alternatives))
-        return str(self._services.environment(requirements))
+        return str(self._services.environment(requirements, progress))
 
-    def runtime_lock(self, alternatives: Sequence[Requirements]) -> str:
+    def runtime_lock(
+        self,
+        board: Board,  # noqa: ARG002 -- the board is this machine
+        alternatives: Sequence[Requirements],
+    ) -> str:
         """Of the host's environments."""
         if not alternatives:
             import numpy as np
