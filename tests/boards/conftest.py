@@ -29,7 +29,7 @@ class Services:
     home: Path
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
 
-    def environment(self, requirements):
+    def environment(self, requirements, progress=None):
         raise EnvironmentError_(f"{requirements.packages} cannot be made", remedy="Do not try.")
 
     def environment_lock(self, requirements):

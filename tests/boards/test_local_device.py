@@ -580,7 +580,7 @@ class Fickle:
             raise EnvironmentError_(f"no {name}")
         return f"lock of {name}"
 
-    def environment(self, requirements):
+    def environment(self, requirements, progress=None):
         if requirements.packages == ("broken",):
             raise EnvironmentError_("it cannot be built")
         self.made.append(requirements.packages)
@@ -596,10 +596,10 @@ def test_what_runs_is_what_the_key_names(bench):
         connection._services = services
         return connection
 
-    assert connect().runtime_lock((best, second)) == "lock of second"
-    connect().provide((best, second))  # the best could be had by now
+    assert connect().runtime_lock(None, (best, second)) == "lock of second"
+    connect().provide(None, (best, second))  # the best could be had by now
     assert services.made == [("second",)]
-    assert connect().runtime_lock((best,)) == "lock of best"
+    assert connect().runtime_lock(None, (best,)) == "lock of best"
     with pytest.raises(EnvironmentError_, match="cannot be built"):
-        connect().provide((Requirements(("broken",)), second))
+        connect().provide(None, (Requirements(("broken",)), second))
     assert services.made == [("second",)], "nothing else runs under the name of what is broken"

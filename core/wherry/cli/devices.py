@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wherry.engine.lending import Lending
 from wherry.errors import DeviceError, EnvironmentError_, UsageError, WherryError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def devices_setup(
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _Bench(Lending):
     """The inventory, and what a transport is lent to reach it (`wherry.device.DeviceServices`)."""
 
     host: Host
@@ -127,14 +128,6 @@ class _Bench:
 
         host = host or Host.load()
         return cls(host, load_inventory(Path.cwd(), host), Environments(home()), home())
-
-    def environment(
-        self, requirements: Requirements, progress: Callable[[str], None] | None = None
-    ) -> Path:
-        return self.environments.ensure(requirements, progress=progress)
-
-    def environment_lock(self, requirements: Requirements) -> str:
-        return self.environments.lock(requirements).sha256
 
     def device(self, spec: DeviceSpec) -> Device:
         return self.host.transports[spec.transport].connect(spec, self)

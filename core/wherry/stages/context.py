@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wherry.engine.lending import Lending
 from wherry.engine.worker import Limits, run_tool
 from wherry.errors import EnvironmentError_, Interrupted, PluginError, WherryError
 from wherry.requirements import Requirements
@@ -72,7 +73,7 @@ class Probed:
 
 
 @dataclass
-class Services:
+class Services(Lending):
     """What one run lends to its stages.
 
     Attributes:
@@ -110,16 +111,6 @@ class Services:
         """Raise `Interrupted` where the user has stopped the run; for long work in this process."""
         if self.cancelled.is_set():
             raise Interrupted("the run was stopped")
-
-    def environment(
-        self, requirements: Requirements, progress: Callable[[str], None] | None = None
-    ) -> Path:
-        """See `wherry.device.DeviceServices`."""
-        return self.environments.ensure(requirements, progress=progress)
-
-    def environment_lock(self, requirements: Requirements) -> str:
-        """See `wherry.device.DeviceServices`."""
-        return self.environments.lock(requirements).sha256
 
     def device(self, name: str) -> Device:
         """The device of the inventory, connected on first use."""

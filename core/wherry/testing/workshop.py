@@ -18,6 +18,7 @@ from wherry.calibration import Calibration
 from wherry.dataset import Dataset, Sample
 from wherry.device import Device, DeviceSpec
 from wherry.engine.environments import Environments
+from wherry.engine.lending import Lending
 from wherry.engine.worker import Limits, run_tool
 from wherry.home import home
 from wherry.host import Host
@@ -28,7 +29,7 @@ from wherry.target import Target
 Inputs = Mapping[str, np.ndarray]
 
 
-class Workshop:
+class Workshop(Lending):
     """Environments are made below wherry's home, so that they serve later runs too.
 
     Args:
@@ -40,20 +41,12 @@ class Workshop:
         self._host = host
         self._folder = folder
         self.cancelled = threading.Event()
-        self._environments = Environments(home(), self.cancelled)
+        self.environments = Environments(home(), self.cancelled)
 
     @property
     def home(self) -> Path:
         """See `wherry.device.DeviceServices`."""
         return home()
-
-    def environment(self, requirements: Requirements) -> Path:
-        """See `wherry.device.DeviceServices`."""
-        return self._environments.ensure(requirements)
-
-    def environment_lock(self, requirements: Requirements) -> str:
-        """See `wherry.device.DeviceServices`."""
-        return self._environments.lock(requirements).sha256
 
     def convert(self, model: Model, target: Target, samples: Sequence[Inputs]) -> Artifact:
         """Calibrate on the samples where the backend asks for it, then convert."""
@@ -83,7 +76,7 @@ class Workshop:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         for name in ("output", "scratch"):
             (folder / name).mkdir()
-        return _Context(self._environments, folder / "output", folder / "scratch", folder / "log")
+        return _Context(self.environments, folder / "output", folder / "scratch", folder / "log")
 
 
 @dataclass(frozen=True)
