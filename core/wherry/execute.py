@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,25 @@ if TYPE_CHECKING:
     from wherry.engine.local import Event
     from wherry.host import Host
     from wherry.plan import Plan
+    from wherry.records.requests import Request
     from wherry.reports import RunRecord
     from wherry.stages.context import Services
 
-RUNNING = "running"
-"""In a run's folder: the file that the run holds a lock on while it lives."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan with the services to run it."""
+    """A plan with the services to run it.
+
+    Attributes:
+        request: what is kept of the run for `prepare_again`.
+    """
 
     plan: Plan
     services: Services
     run_id: str
+    request: Request
 
 
 def prepare(
@@ -41,13 +47,33 @@ def prepare(
     remeasure: bool = False,
     host: Host | None = None,
     cancelled: threading.Event | None = None,
+    reach: bool = True,
+    earlier: Mapping[str, str] | None = None,
+    tell: Callable[[str], None] = _log.warning,
 ) -> Prepared:
-    """Load the plugins and the manifest, and lay out the plan; nothing is run yet."""
+    """Load the plugins and the manifest, and lay out the plan; nothing is run yet.
+
+    Args:
+        manifest: the file.
+        overrides: as ``key.path=value``.
+        remeasure: take no measurement from the store.
+        host: the loaded plugins; None: load them.
+        cancelled: ends the run.
+        reach: choose a device for those that targets ask for by tags; without, nothing is
+            reached, and the plan cannot be run where there are any.
+        earlier: the devices that another run has chosen so.
+        tell: told what was chosen, and who has the devices while we wait.
+
+    Raises:
+        DeviceError: no device with some tags can be had.
+    """
+    from wherry.choose import choose, with_devices
     from wherry.engine.environments import Environments
     from wherry.engine.worker import Limits
     from wherry.host import Host as HostClass
     from wherry.manifest import load_manifest
     from wherry.plan import make_plan
+    from wherry.records.requests import Request, digest_of
     from wherry.records.runs import new_run_id
     from wherry.stages.context import Services as ServicesClass
     from wherry.store import Store
@@ -69,7 +95,50 @@ def prepare(
         cancelled=cancelled,
         remeasure=remeasure,
     )
-    return Prepared(plan, services, run_id)
+    chosen: dict[str, str] = {}
+    if reach:
+        chosen = choose(loaded, services, earlier=earlier or {}, tell=tell)
+    if chosen:
+        services.plan = make_plan(with_devices(loaded, chosen), host, loaded.inventory)
+    request = Request(str(loaded.path), digest_of(loaded.merged), tuple(overrides), chosen)
+    return Prepared(services.plan, services, run_id, request)
+
+
+def prepare_again(
+    run: str,
+    *,
+    host: Host | None = None,
+    cancelled: threading.Event | None = None,
+    tell: Callable[[str], None] = _log.warning,
+) -> Prepared:
+    """`prepare` what an earlier run was asked for, to go on with it.
+
+    The manifest holds as it is now: ``tell`` says where it has changed.
+
+    Args:
+        run: the earlier one's id, the beginning of one, its tag, ``last`` or ``last~N``.
+        host: see `prepare`.
+        cancelled: see `prepare`.
+        tell: see `prepare`.
+
+    Raises:
+        UsageError: there is no such run, or it has not ended yet.
+    """
+    from wherry.records.requests import load_request
+
+    run_id, asked = load_request(home(), run)
+    prepared = prepare(
+        Path(asked.manifest),
+        overrides=asked.overrides,
+        host=host,
+        cancelled=cancelled,
+        earlier=asked.chosen,
+        tell=tell,
+    )
+    if prepared.request.digest != asked.digest:
+        tell(f"{asked.manifest} says something else than in {run_id}: what it says now is run")
+    request = replace(prepared.request, tag=asked.tag, continues=run_id)
+    return replace(prepared, request=request)
 
 
 def execute(
@@ -81,6 +150,12 @@ def execute(
 ) -> RunRecord:
     """Run the plan, judge the gates, and keep the record below ``home()/runs``.
 
+    Args:
+        prepared: by `prepare` or `prepare_again`.
+        jobs: how many steps at once on the host; None: the cores at hand.
+        tag: a name for this run; None: that of the run that it goes on with.
+        on_event: told of every step's progress.
+
     Raises:
         Interrupted: on Ctrl-C.
         StoreError: the home cannot be written, so that nothing was run, or the record not kept.
@@ -89,16 +164,19 @@ def execute(
     from wherry.filelock import hold
     from wherry.records.assemble import assemble
     from wherry.records.gates import evaluate
+    from wherry.records.requests import RUNNING, save_request
     from wherry.records.runs import save_run, with_gates
     from wherry.stages.context import SCRATCH
 
     services, run_id = prepared.services, prepared.run_id
+    request = prepared.request if tag is None else replace(prepared.request, tag=tag)
     started = datetime.now(UTC)
     with contextlib.ExitStack() as stack:
         with services.store.files():
             _sweep(services.run_directory.parent)
             services.run_directory.mkdir(parents=True)
             stack.enter_context(hold(services.run_directory / RUNNING, remove=True))
+            save_request(request, services.run_directory)
         try:
             outcomes = run_steps(services, jobs=jobs, on_event=on_event)
         finally:
@@ -107,7 +185,7 @@ def execute(
         services,
         outcomes,
         run_id=run_id,
-        tag=tag,
+        request=request,
         started=started,
         finished=datetime.now(UTC),
     )
@@ -121,6 +199,7 @@ def execute(
 def _sweep(runs: Path) -> None:
     """Remove the scratch folders of runs that were killed; their logs stay."""
     from wherry.filelock import TakenError, hold
+    from wherry.records.requests import RUNNING
     from wherry.stages.context import SCRATCH
 
     for scratch in runs.glob(f"*/{SCRATCH}"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from wherry.passes import PassStep
+from wherry.tags import is_tagged, tagged
 from wherry.target import Target, split_options
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Step:
         passes: of optimize: the chain so far; the last one is this step's own.
         target: of convert and calibrate: a target that stands for all that share the step.
         data: of data: the section's name in the manifest.
-        device: of profile: the device.
+        device: of profile: the device; tags as `wherry.tags` has them where none is chosen yet.
         rows: of profile: the indices of the rows that are measured together.
         tolerates: those of ``needs`` that may fail, as long as one of them does not.
         exclusive: nothing else may run beside it: it times something on the host itself.
@@ -88,6 +89,11 @@ class Step:
     rows: tuple[int, ...] = ()
     tolerates: tuple[str, ...] = ()
     exclusive: bool = False
+
+    @property
+    def remote(self) -> bool:
+        """Whether it waits for a board, and takes no core of the host."""
+        return bool(self.device) and not self.exclusive
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,8 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
         )
 
     for device, indices in by_device.items():
-        transport = host.transports[inventory.devices[device].transport]
+        names = tagged(device, inventory.devices) if is_tagged(device) else (device,)
+        transports = {inventory.devices[name].transport for name in names}
         converts = tuple(dict.fromkeys(rows[index].convert for index in indices))
         add(
             Step(
@@ -173,7 +180,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
                 device=device,
                 rows=tuple(indices),
                 tolerates=converts,
-                exclusive=transport.host,
+                exclusive=any(host.transports[name].host for name in transports),
             )
         )
     return Plan(manifest, steps, tuple(rows))

@@ -26,11 +26,12 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         JSON values: ``steps`` (id, kind, title), ``rows`` (variant, target, ``changed``: the
         options that are not the default, and ``unsupported``: operators that the backend does
         not convert in the original model), ``passes`` (what each
-        brings on which backend), ``model``.
+        brings on which backend), ``model``, ``candidates``: tags by which targets ask for a
+        device, to the devices that have them all.
     """
     from wherry.execute import prepare
 
-    prepared = prepare(Path(manifest), overrides=sets)
+    prepared = prepare(Path(manifest), overrides=sets, reach=False)
     host, path = prepared.services.host, prepared.plan.manifest.model.path
     with tempfile.TemporaryDirectory(prefix="wherry-plan-") as folder:
         model, static = _model(prepared.plan.manifest, host, Path(folder))
@@ -50,8 +51,16 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
             for step in prepared.plan.steps.values()
         ],
         "rows": rows,
+        "candidates": _candidates(prepared.plan.manifest),
         "passes": {name: dict(host.passes[name].effects) for name in sorted(used)},
     }
+
+
+def _candidates(manifest: Manifest) -> dict[str, list[str]]:
+    from wherry.tags import is_tagged, tagged
+
+    words = dict.fromkeys(t.device for t in manifest.targets if is_tagged(t.device))
+    return {word: list(tagged(word, manifest.inventory.devices)) for word in words}
 
 
 def _model(manifest: Manifest, host: Host, folder: Path) -> tuple[Model, Model]:
@@ -127,6 +136,8 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
         words = (row["variant"], target["backend"], target["precision"], target["device"], options)
         table.add_row(*(escape(word) for word in (*words, verdict)))
     console.print(table)
+    for word, names in found["candidates"].items():
+        console.print(escape(f"{word}: the first free of {', '.join(names)}"), soft_wrap=True)
     for backend, problem in _problems(found):
         console.print(escape(f"{backend}: {problem}"), soft_wrap=True)
     for name, effects in found["passes"].items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,16 +13,18 @@ import click
 from wherry.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wherry.engine.local import Event
+    from wherry.execute import Prepared
     from wherry.plan import Plan
     from wherry.reports import Report, RunRecord
 
+_log = logging.getLogger(__name__)
+
 
 def run(
-    manifest: str | Path,
+    manifest: str | Path | None = None,
     *,
+    continue_: str | None = None,
     sets: Sequence[str] = (),
     jobs: int | None = None,
     remeasure: bool = False,
@@ -32,21 +35,27 @@ def run(
     """Run a manifest; what failed and which gates did not hold is in the record.
 
     Args:
-        manifest: the YAML file.
+        manifest: the YAML file; None where a run is continued.
+        continue_: go on with a run (an id, the beginning of one, a tag, ``last``, ``last~1``),
+            with its manifest, its overrides and its devices: what is done comes from the store,
+            what failed or is missing is tried again.
         sets: overrides as ``key.path=value``.
-        jobs: how many steps at once; None: the cores at hand.
+        jobs: how many steps at once on the host; None: the cores at hand. Boards do not count.
         remeasure: take everything from the store but the measurements.
-        tag: a name for this run.
+        tag: a name for this run; None: that of the run that it goes on with, if it had one.
         outputs: a report's form to the file that it is written to.
         on_event: told of every step's progress.
+
+    Raises:
+        UsageError: there is no such run to continue, or more is asked than to continue it.
     """
-    from wherry.execute import execute, prepare
+    from wherry.execute import execute
     from wherry.records.runs import check_tag
 
     check_folders(outputs or {})
     if tag is not None:
         check_tag(tag)
-    prepared = prepare(Path(manifest), overrides=sets, remeasure=remeasure)
+    prepared = _prepare(manifest, continue_, sets, remeasure)
     reports = prepared.services.host.reports
     for form in outputs or {}:
         if form not in reports:
@@ -57,6 +66,31 @@ def run(
     record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
     write_reports(record, outputs or {}, reports)
     return record
+
+
+def _prepare(
+    manifest: str | Path | None,
+    continue_: str | None,
+    sets: Sequence[str],
+    remeasure: bool,
+    tell: Callable[[str], None] = _log.warning,
+) -> Prepared:
+    """The manifest's plan, or that of the run to continue; ``tell`` as `execute.prepare` has it."""
+    from wherry.execute import prepare, prepare_again
+
+    if continue_ is None:
+        if manifest is None:
+            raise UsageError(
+                "there is nothing to run", remedy="Name a manifest, or a run to --continue."
+            )
+        return prepare(Path(manifest), overrides=sets, remeasure=remeasure, tell=tell)
+    if manifest is not None or sets or remeasure:
+        extra = manifest or ("--set" if sets else "--remeasure")
+        raise UsageError(
+            f"a run is continued with its own manifest and overrides, and {extra} is given too",
+            remedy="Give --continue without it, or run the manifest: the store has what is done.",
+        )
+    return prepare_again(continue_, tell=tell)
 
 
 def check_folders(outputs: Mapping[str, Path]) -> None:
@@ -92,9 +126,22 @@ def write_reports(
 
 
 @click.command(name="run", short_help="Run a manifest and report.")
-@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--continue",
+    "continue_",
+    is_flag=False,
+    flag_value="last",
+    metavar="[RUN]",
+    help="Go on with a run (an id, a tag, last~1, ...; alone: the last) instead of a manifest.",
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Override a value.")
-@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Steps at once (default: cores).")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    help="Steps at once on the host (default: cores); boards do not count.",
+)
 @click.option("--remeasure", is_flag=True, help="Take all but the measurements from the store.")
 @click.option("--tag", help="A name for this run.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no table.")
@@ -104,7 +151,8 @@ def write_reports(
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write CSV.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML.")
 def command(
-    manifest: Path,
+    manifest: Path | None,
+    continue_: str | None,
     sets: tuple[str, ...],
     jobs: int | None,
     remeasure: bool,
@@ -114,12 +162,13 @@ def command(
 ) -> None:
     """Optimise, calibrate, convert, ship and measure what MANIFEST asks for.
 
-    Steps whose inputs have not changed are taken from the store. Exit codes: 0 done; 1 something
+    Steps whose inputs have not changed are taken from the store. `--continue` takes up what failed
+    or is missing in an earlier run, as when a board was lost. Exit codes: 0 done; 1 something
     failed, named; 3 a gate did not hold; 130 interrupted, and what is done is kept.
     """
     from rich.console import Console
 
-    from wherry.execute import execute, prepare, raise_for_outcome
+    from wherry.execute import execute, raise_for_outcome
     from wherry.records.runs import check_tag
     from wherry.reports.terminal import print_record
 
@@ -127,8 +176,12 @@ def command(
     check_folders(outputs)
     if tag is not None:
         check_tag(tag)
-    prepared = prepare(manifest, overrides=sets, remeasure=remeasure)
     errors = Console(stderr=True, quiet=quiet)
+
+    def tell(text: str) -> None:
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    prepared = _prepare(manifest, continue_, sets, remeasure, tell)
     with progress_display(prepared.plan, errors) as on_event:
         record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
     write_reports(record, outputs, prepared.services.host.reports)

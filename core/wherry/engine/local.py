@@ -1,7 +1,9 @@
 """The default engine: runs a plan's steps on this host, in parallel up to a bound.
 
-Steps wait for tools in processes of their own, so that threads are enough. A step that times
-something on the host itself (``exclusive``) runs alone, after all others that could run.
+Steps wait for tools in processes of their own, so that threads are enough. A step that waits for
+a board (``remote``) does not count against the bound: all boards work at the same time, each with
+its own targets, beside the host's conversions. A step that times something on the host itself
+(``exclusive``) runs alone, after all others that could run.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def run_steps(
 
     Args:
         services: of this run; ``services.cancelled`` stops it.
-        jobs: how many steps at once; None: the cores that this process may use.
+        jobs: how many steps at once, those that wait for boards apart; None: the cores that this
+            process may use.
         on_event: called from several threads.
 
     Raises:
@@ -97,7 +100,8 @@ class _Scheduler:
         self._running: dict[Future[StepOutcome], Step] = {}
 
     def run(self) -> Mapping[str, StepOutcome]:
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="wherry-step") as pool:
+        boards = sum(step.remote for step in self._waiting.values())
+        with ThreadPoolExecutor(self._jobs + boards, thread_name_prefix="wherry-step") as pool:
             try:
                 while (self._waiting or self._running) and not self._services.cancelled.is_set():
                     for step in self._startable():
@@ -115,7 +119,7 @@ class _Scheduler:
 
     def _startable(self) -> list[Step]:
         """The steps to start now; those that can never run are settled on the way."""
-        free = self._jobs - len(self._running)
+        free = self._jobs - sum(not step.remote for step in self._running.values())
         if any(step.exclusive for step in self._running.values()):
             return []
         ready: list[Step] = []
@@ -129,9 +133,10 @@ class _Scheduler:
                 del self._waiting[step.id]
                 self._outcomes[step.id] = StepOutcome(step, None, blocker.error)
                 self._notify(Event(step, "skipped", f"it needs `{blocker.step.title}`"))
-        shared = [step for step in ready if not step.exclusive]
-        if shared:
-            return shared[:free]
+        boards = [step for step in ready if step.remote]
+        shared = [step for step in ready if not (step.remote or step.exclusive)]
+        if boards or shared:
+            return boards + shared[:free]
         return [] if self._running else ready[:1]
 
     def _blocker(self, step: Step) -> StepOutcome | None:

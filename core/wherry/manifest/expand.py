@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -12,9 +12,11 @@ from wherry.manifest.problems import Path, Problems, suggest, unknown_key, valid
 from wherry.manifest.schema import TargetForm, Where
 from wherry.manifest.sections import Selector
 from wherry.manifest.source import Node, Place
+from wherry.tags import is_tagged, tagged, tags_of
 from wherry.target import PRECISIONS, Backend, RuntimeOptions, Target
 
 if TYPE_CHECKING:
+    from wherry.device import DeviceSpec
     from wherry.host import Host
 
 MAX_ROWS = 20_000
@@ -38,7 +40,7 @@ class Expander:
         root: Node,
         host: Host,
         variants: Sequence[str],
-        devices: Sequence[str],
+        devices: Mapping[str, DeviceSpec],
         problems: Problems,
     ) -> None:
         self.root = root
@@ -46,11 +48,12 @@ class Expander:
         self.problems = problems
         self._targets: dict[tuple[str, ...], Target] = {}
         self._rows_so_far = 0
+        self._devices = devices
         self.known = {
             "variant": variants,
             "backend": list(host.backends),
             "precision": PRECISIONS,
-            "device": devices,
+            "device": list(devices),
         }
 
     def rows(self, targets: Sequence[Node], excludes: Sequence[Node]) -> list[Row]:
@@ -99,13 +102,44 @@ class Expander:
     def _checked(self, kind: str, words: Sequence[str], path: Path) -> list[str]:
         """The words that are known; the others are noted."""
         known = self.known[kind]
+        right = [
+            self._has_tags(word, (*path, index))
+            if kind == "device" and is_tagged(word)
+            else word in known
+            for index, word in enumerate(words)
+        ]
         for index, word in enumerate(words):
-            if word not in known:
+            if not (right[index] or is_tagged(word)):
                 remedy = suggest(word, known)
                 if kind == "device":
                     remedy += " Others can be named in a devices.yaml beside the manifest."
                 self.problems.add(self.root.at((*path, index)), f"unknown {kind} {word!r}", remedy)
-        return [word for word in words if word in known]
+        return [word for word, is_right in zip(words, right, strict=True) if is_right]
+
+    def _has_tags(self, word: str, path: Path) -> bool:
+        """Whether some device has all tags of a word; else that is noted."""
+        tags = tags_of(word)
+        every = dict.fromkeys(tag for spec in self._devices.values() for tag in spec.tags)
+        unknown = [tag for tag in tags if tag not in every]
+        for tag in unknown:
+            self.problems.add(
+                self.root.at(path), f"no device has the tag {tag!r}", suggest(tag, every)
+            )
+        if unknown:
+            return False
+        if tagged(word, self._devices):
+            return True
+        some = [
+            f"{name} has {', '.join(had)}"
+            for name, spec in self._devices.items()
+            if (had := [tag for tag in tags if tag in spec.tags])
+        ]
+        self.problems.add(
+            self.root.at(path),
+            f"no device has all of the tags {', '.join(tags)}",
+            f"Of them, {'; '.join(some)}.",
+        )
+        return False
 
     def _entry(self, index: int, node: Node) -> Iterator[Row]:
         """The rows of one entry of ``targets:``."""

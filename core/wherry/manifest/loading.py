@@ -84,7 +84,7 @@ def load_manifest(
     data = reader.data()
     metrics = reader.metrics()
     variants = reader.variants()
-    expander = Expander(root, host, list(variants), list(inventory.devices), problems)
+    expander = Expander(root, host, list(variants), inventory.devices, problems)
     before = len(problems)
     rows = expander.rows(reader.items("targets"), reader.items("exclude"))
     right = len(problems) == before

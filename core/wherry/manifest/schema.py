@@ -7,7 +7,7 @@ their own models; `wherry.manifest.json_schema` puts both together for editors.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args
+from typing import Annotated, Any, Literal, LiteralString, Self, TypeVar, Union, get_args
 
 from pydantic import (
     AfterValidator,
@@ -17,12 +17,14 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationError,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from wherry.data.spec import PreprocessSpec
+from wherry.tags import is_tagged, word_of
 
 VERSION = 1
 """The version of the manifest's form that this wherry reads."""
@@ -123,6 +125,49 @@ class ModelForm(Section):
         return self
 
 
+class ByTags(Section):
+    """A device that is asked for by what it is."""
+
+    tags: OneOrMany[Name] = Field(description="the tags that it has to have, all of them")
+
+
+class _NameOrTags:
+    """A device's name, or tags, which become a word of `wherry.tags`."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), handler(ByTags.__pydantic_core_schema__)]}
+
+
+_DEVICE: LiteralString = "must be a name, or tags as `{tags: [...]}`"
+
+
+def _device(value: Any) -> Any:
+    if isinstance(value, str) and is_tagged(value):
+        raise PydanticCustomError("device", _DEVICE)
+    if not isinstance(value, dict):
+        return value
+    try:
+        return word_of(ByTags.model_validate(value, strict=True).tags)
+    except ValidationError:
+        raise PydanticCustomError("device", _DEVICE) from None
+
+
+def _devices(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else _listed(value)
+
+
+Devices = Annotated[
+    list[Annotated[str, BeforeValidator(_device), _NameOrTags]],
+    Field(min_length=1),
+    BeforeValidator(_devices),
+    _OneOrMany,
+]
+"""A device or a list of them, each by its name or by tags."""
+
+
 def _ordered(text: str) -> str:
     first, _, last = text.partition(":")
     if first and last and int(first) >= int(last):
@@ -157,7 +202,9 @@ class Where(Section):
     variant: Given[OneOrMany[str]] = Field(default=None, description="names of variants")
     backend: Given[OneOrMany[str]] = Field(default=None, description="names of backends")
     precision: Given[OneOrMany[str]] = Field(default=None, description="precisions")
-    device: Given[OneOrMany[str]] = Field(default=None, description="names of devices")
+    device: Given[Devices] = Field(
+        default=None, description="devices, by name or by tags, as in targets"
+    )
     threads: Given[OneOrMany[Threads]] = Field(default=None, description="numbers of threads")
 
     @model_validator(mode="after")
@@ -176,7 +223,10 @@ class TargetForm(BaseModel):
     precision: Given[OneOrMany[str]] = Field(
         default=None, description="fp32, fp16, ...; the backend's first if left out"
     )
-    device: OneOrMany[str] = Field(default=["local"], description="names of devices")
+    device: Devices = Field(
+        default=["local"],
+        description="names of devices, or `{tags: [...]}` for one that has all of the tags",
+    )
     threads: Given[OneOrMany[Threads]] = Field(
         default=None, description="threads of the runtime, for all backends of the entry"
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wherry.engine.local import StepOutcome
     from wherry.measurement import Measurement
     from wherry.plan import Plan, Row
+    from wherry.records.requests import Request
     from wherry.stages.context import Services
     from wherry.stages.convert import Converted
     from wherry.stages.profile import Profiled
@@ -34,7 +35,7 @@ def assemble(
     outcomes: Mapping[str, StepOutcome],
     *,
     run_id: str,
-    tag: str | None,
+    request: Request,
     started: datetime,
     finished: datetime,
 ) -> RunRecord:
@@ -56,13 +57,16 @@ def assemble(
     values: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
-        "tag": tag,
+        "tag": request.tag,
+        "continues": request.continues,
         "wherry": __version__,
         "manifest": str(manifest.path),
+        "overrides": list(request.overrides),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
         "host": _host(),
         "devices": {name: asdict(info) for name, info in sorted(services.boards.items())},
+        "tagged": dict(request.chosen),
         "model": _model(outcomes),
         "data": _data(plan, outcomes),
         "measure": asdict(manifest.measure),

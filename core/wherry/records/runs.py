@@ -7,7 +7,7 @@ import re
 import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +66,7 @@ def load_run(home: Path, name: str = "last") -> RunRecord:
         UsageError: there is no such run.
         StoreError: its files cannot be read.
     """
-    directory = _find(home, name)
+    directory = find_run(home, name, list_runs(home), _tag)
     values = read_report(directory)
     try:
         manifest = (directory / MANIFEST_FILE).read_bytes().decode()
@@ -104,14 +104,19 @@ def _unreadable(directory: Path, why: object) -> StoreError:
 
 def list_runs(home: Path) -> list[Path]:
     """The folders of whole runs, oldest first; of one second, in the order of their ends."""
+    return sorted_runs(home, REPORT_FILE)
+
+
+def sorted_runs(home: Path, file: str) -> list[Path]:
+    """The folders of runs that have a file, oldest first; of one second, in the files' order."""
 
     def age(path: Path) -> tuple[str, int]:
-        return path.name[:_STAMP_LENGTH], (path / REPORT_FILE).stat().st_mtime_ns
+        return path.name[:_STAMP_LENGTH], (path / file).stat().st_mtime_ns
 
     root = home / "runs"
     if not root.is_dir():
         return []
-    return sorted((path for path in root.iterdir() if (path / REPORT_FILE).is_file()), key=age)
+    return sorted((path for path in root.iterdir() if (path / file).is_file()), key=age)
 
 
 def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
@@ -119,8 +124,10 @@ def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
     return replace(record, values={**record.values, "gates": gates})
 
 
-def _find(home: Path, name: str) -> Path:
-    runs = list_runs(home)
+def find_run(
+    home: Path, name: str, runs: Sequence[Path], tag_of: Callable[[Path], str | None]
+) -> Path:
+    """Of the folders of runs, oldest first, the one that ``name`` means; raises `UsageError`."""
     if not runs:
         raise UsageError(
             f"there is no run yet below {home / 'runs'}", remedy="Start one with `wherry run`."
@@ -134,7 +141,7 @@ def _find(home: Path, name: str) -> Path:
         raise UsageError(f"{name}: there {count}", remedy=f"The newest are {listed}.")
     found = [path for path in runs if path.name == name]
     # of a tag, the newest run; an unfinished word of an id only where no tag is like it
-    found = found or [path for path in runs if _tag(path) == name][-1:]
+    found = found or [path for path in runs if tag_of(path) == name][-1:]
     found = found or [path for path in runs if name and path.name.startswith(name)]
     if len(found) == 1:
         return found[0]

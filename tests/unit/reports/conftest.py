@@ -26,6 +26,7 @@ BOARD = {
     "memory_bytes": 8_000_000_000,
     "model": "Raspberry Pi 4 Model B Rev 1.5",
     "emulated": False,
+    "identity": "cd" * 32,
     "facts": {"os_id": "debian"},
 }
 SPEC = {"name": "input", "dtype": "float32", "shape": [1, 1, 28, 28]}
@@ -33,8 +34,10 @@ VALUES = {
     "schema_version": 1,
     "run_id": "20261124-040500-3f9a",
     "tag": None,
+    "continues": None,
     "wherry": "0.1.0",
     "manifest": "manifests/quickstart.yaml",
+    "overrides": [],
     "started": "2026-11-24T04:05:00+00:00",
     "finished": "2026-11-24T04:06:00+00:00",
     "host": {
@@ -45,6 +48,7 @@ VALUES = {
         "cores": 8,
     },
     "devices": {},
+    "tagged": {},
     "model": {
         "digest": "cd" * 32,
         "opset": 17,

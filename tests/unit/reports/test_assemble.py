@@ -23,6 +23,7 @@ from wherry.model import TensorSpec
 from wherry.parity import OutputParity, Parity
 from wherry.plan import Row, Step
 from wherry.records.assemble import assemble, latency
+from wherry.records.requests import Request
 from wherry.stages.context import StageResult
 from wherry.stages.convert import Converted
 from wherry.stages.profile import Profiled
@@ -140,7 +141,7 @@ class Run:
             services,
             self.outcomes,
             run_id="20261124-040500-3f9a",
-            tag=None,
+            request=Request("/work/m.yaml", "", ("seed=1",), {"tags:arm": "pi4"}, "nightly"),
             started=datetime(2026, 11, 24, 4, 5, tzinfo=UTC),
             finished=datetime(2026, 11, 24, 4, 6, tzinfo=UTC),
         )
