@@ -10,11 +10,12 @@ import platform
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wherry.errors import DeviceError, StoreError
+from wherry.errors import DeviceError, DeviceLostError, StoreError
 from wherry.measurement import Sensors
 from wherry_devices.agent import frames
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
@@ -48,8 +49,9 @@ class Board:
         arguments = ["service", "--lease", connection.lease, "--silence", str(silence_s)]
         self._channel = Channel(connection, "", arguments, silence_s)
         self._heartbeat = threading.Thread(target=self._beat, name="wherry-heartbeat", daemon=True)
+        self._runs: weakref.WeakSet[Channel] = weakref.WeakSet()
         try:
-            hello = self._receive(_CALL_S).header
+            hello = self._hello()
         except BaseException:
             self._channel.close(0)
             raise
@@ -64,11 +66,16 @@ class Board:
         self._channel.close(_END_S)
         self._heartbeat.join()
 
+    def watch(self, run: Channel) -> None:
+        """End a run's channel too when the board falls silent: nothing else ends a dead link."""
+        self._runs.add(run)
+
     def call(self, question: str, *, answer_s: float = _CALL_S, **fields: Any) -> Mapping[str, Any]:
         """Ask the agent something and wait for the answer.
 
         Raises:
-            DeviceError: the board was lost, or refused.
+            DeviceLostError: the board was lost.
+            DeviceError: it refused.
         """
         with self._calling:
             self._number += 1
@@ -76,7 +83,7 @@ class Board:
             return self._answer(self._number, answer_s)
 
     def check(self) -> None:
-        """Raise `DeviceError` if the board was lost."""
+        """Raise `DeviceLostError` if the board was lost."""
         self.call("ping")
 
     def probe(self) -> Mapping[str, Any]:
@@ -181,17 +188,31 @@ class Board:
                 )
             return header
 
+    def _hello(self) -> Mapping[str, Any]:
+        """What the agent says first; where it cannot start, no further try will help."""
+        try:
+            return self._receive(_CALL_S).header
+        except DeviceLostError as error:
+            ended = error.__cause__
+            if not isinstance(ended, AgentEnded) or not ended.status or ended.status < 0:
+                raise
+            raise DeviceError(
+                f"the agent cannot start: {describe_end(ended)}",
+                where=self.name,
+                remedy="The board needs a Python 3.8 or later, and room in our folder there.",
+            ) from ended
+
     def _receive(self, limit_s: float) -> frames.Frame:
         try:
             return self._channel.receive(limit_s)
         except AgentEnded as ended:
-            raise DeviceError(
+            raise DeviceLostError(
                 f"the device was lost: {describe_end(ended)}",
                 where=self.name,
                 remedy="Check that the board is up, and run again.",
             ) from ended
         except AgentSilent as silent:
-            raise DeviceError(
+            raise DeviceLostError(
                 f"the device does not answer: {silent}",
                 where=self.name,
                 remedy="Check the board's load and the connection, and run again.",
@@ -201,7 +222,8 @@ class Board:
         """The thread that keeps the agent alive, and ends it where it no longer answers."""
         while not self._closed.wait(self._silence_s / _PINGS):
             if time.monotonic() - self._channel.heard > self._silence_s:
-                self._channel.kill(f"it was silent for {self._silence_s:g} s")
+                for channel in (self._channel, *self._runs):
+                    channel.kill(f"it was silent for {self._silence_s:g} s")
                 return
             self._channel.ping({"op": "ping"})
 

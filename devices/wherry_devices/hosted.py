@@ -57,6 +57,7 @@ class Hosted:
         self.load_ms = 0.0
         self.first_ms = 0.0
         self.versions: Mapping[str, Any] = {}
+        board.watch(channel)
 
     def load(
         self,
@@ -241,6 +242,7 @@ class Hosted:
         except AgentSilent as silent:
             self._usable = False
             self._channel.kill("it took too long")
+            self._board.check()
             raise self._error(command, f"gave {silent} and was ended", "") from silent
         if "error" in frame.header:
             self._usable = False
