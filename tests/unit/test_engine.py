@@ -84,6 +84,28 @@ def test_two_exclusive_steps_never_overlap(trace: Trace) -> None:
     assert all(len(group) == 1 for group in trace.together)
 
 
+def test_a_hundred_boards_work_at_once_beside_the_host(trace: Trace) -> None:
+    boards = [step(f"board{i}", device=f"b{i}") for i in range(100)]
+    meeting = threading.Barrier(len(boards) + 1)
+    for name in ("host", *(board.id for board in boards)):
+        trace.work[name] = lambda _: meeting.wait(60)
+    outcomes = trace.run(*boards, step("host"), step("next"), jobs=1)
+    assert all(outcome.error is None for outcome in outcomes.values())
+
+
+def test_boards_take_no_place_of_the_hosts_steps(trace: Trace) -> None:
+    steps = [step(f"b{i}", device="x") for i in range(5)] + [step(f"s{i}") for i in range(9)]
+    trace.run(*steps, jobs=2)
+    of_host = [{name for name in group if name.startswith("s")} for group in trace.together]
+    assert max(map(len, of_host)) == 2
+
+
+def test_nothing_is_timed_on_the_host_while_a_board_works(trace: Trace) -> None:
+    trace.run(step("time", device="local", exclusive=True), step("b", device="b"), step("s"))
+    assert trace.order[-1] == "time"
+    assert all(group == {"time"} for group in trace.together if "time" in group)
+
+
 def test_a_failure_fails_what_needs_it_and_nothing_else(trace: Trace) -> None:
     def fail(_inputs):
         raise ModelError("no model")
