@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from wherry.stages.context import Services
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 PAUSES_S: tuple[float, ...] = (1.0, 5.0, 15.0, 30.0, 60.0)
 """Before each further try; together long enough for a small board to boot."""
@@ -59,9 +61,9 @@ class Tries:
         pause_s = PAUSES_S[self._losses] * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- no secret
         self._losses += 1
         why = error.message.partition("\n")[0]
-        self._services.notify(
-            self._step, f"{self._device} was lost ({why}); trying again in {pause_s:.0f} s"
-        )
+        text = f"{self._device} was lost ({why}); trying again in {pause_s:.0f} s"
+        self._services.notify(self._step, text)
+        _log.warning(text)  # progress is shown on terminals alone
         if self._services.cancelled.wait(pause_s):
             raise Interrupted("the run was stopped") from error
 

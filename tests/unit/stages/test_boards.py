@@ -236,6 +236,14 @@ def test_the_tries_of_a_row_are_not_the_boards(lab, boards, monkeypatch) -> None
     assert len(lost) == 6
 
 
+def test_what_rows_cost_that_bring_it_down_is_not_counted_against_the_board(lab, boards) -> None:
+    boards["a"].load = failing(99)
+    errors = {r["error"] for r in lab.run()["results"] if r["target"]["device"] == "a"}
+    (error,) = errors
+    assert "the board was lost 2 times while this target ran" in error
+    assert len(boards["a"].loaded) == 6, "each of its three rows twice"
+
+
 def test_a_board_that_no_row_can_use_is_given_up(lab, boards) -> None:
     boards["a"].load = failing(99)
     lab.text = TEXT.replace("int8]", "int8], threads: [1, 2, 3]")
