@@ -72,6 +72,9 @@ class ProfileContext(StepContext, Protocol):
         round: 0, 1, ...: accuracy and memory are taken in round 0 alone.
         settings: how long to warm up and to measure.
         metrics: fresh metrics to feed with outputs, by name; empty when ``round > 0``.
+        sustained_s: above 0 in one round more than ``settings.rounds``, at the end: run so many
+            seconds without pause, and return a measurement with ``sustained``, of which nothing
+            else is taken.
         reference: outputs of the original model in fp32 for sample ``index`` of the evaluation
             set, keyed by ONNX output name.
     """
@@ -84,6 +87,9 @@ class ProfileContext(StepContext, Protocol):
 
     @property
     def settings(self) -> MeasureSettings: ...
+
+    @property
+    def sustained_s(self) -> float: ...
 
     @property
     def metrics(self) -> Mapping[str, Metric]: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,9 +101,29 @@ class HostedRunner(Protocol):
         """Warm up and time one sample, again and again."""
         ...
 
+    def sustain(
+        self, inputs: Mapping[str, np.ndarray], duration_s: float
+    ) -> Sequence[Mapping[str, Any]]:
+        """Run one sample without pause; the series, as the agent's ``sustain`` describes it."""
+        ...
+
     def peak_memory_bytes(self) -> int | None:
         """See `wherry.measurement.Measurement.peak_memory_bytes`."""
         ...
+
+
+@dataclass(frozen=True)
+class Stabilised:
+    """What became of a board's clocks.
+
+    Attributes:
+        done: what was fixed, in words.
+        problems: what could not be, and, after the context has ended, what could not be given
+            back; sentences.
+    """
+
+    done: tuple[str, ...]
+    problems: list[str]
 
 
 class Session(Protocol):
@@ -114,6 +134,16 @@ class Session(Protocol):
 
     def sensors(self) -> Sensors:
         """Read the board's sensors now."""
+        ...
+
+    def stabilise(self, power_mode: int | None) -> AbstractContextManager[Stabilised]:
+        """Fix the board's clocks until the context ends; needs the lease.
+
+        They are given back whatever happens, also where this host dies.
+
+        Args:
+            power_mode: of a Jetson, by ``nvpmodel``'s number; None: as it is.
+        """
         ...
 
     def host(

@@ -27,6 +27,9 @@ class MeasureSettings:
         min_runs: least measured runs in each round, however long they take.
         max_runs: most measured runs in each round.
         seed: of the shuffled order.
+        stabilise: the board's clocks are fixed while it is measured.
+        power_mode: of a Jetson, by ``nvpmodel``'s number, while it is measured; None: as it is.
+        sustained: seconds without pause after the rounds; 0: not at all.
     """
 
     rounds: int = 5
@@ -36,6 +39,9 @@ class MeasureSettings:
     min_runs: int = 10
     max_runs: int = 20_000
     seed: int = 0
+    stabilise: bool = False
+    power_mode: int | None = None
+    sustained: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Sensors:
         time_s: seconds on the board's monotonic clock.
         values: name to value: ``temperature_c.<zone>``, ``frequency_khz.<policy>``,
             ``governor.<policy>`` (text), ``throttled`` (flags), ``load_1m``,
-            ``memory_available_bytes``, ``power_w.<rail>``.
+            ``memory_available_bytes``, ``power_w.<rail>``, ``energy_j.<counter>``; further ones
+            in ``docs/measuring.md``.
     """
 
     time_s: float
@@ -75,6 +82,9 @@ class Measurement:
         emulated: the board is an emulator: the latency means nothing.
         evaluated: how many samples the metrics are over.
         extra: what a backend adds for the record; JSON values.
+        energy_mj: of one inference, mean over the measured runs; None where the board does not
+            tell. ``extra["energy"]`` says how it was found.
+        sustained: the run without pause, as the report's JSON has it; None: there was none.
     """
 
     infer_ns: np.ndarray
@@ -93,6 +103,8 @@ class Measurement:
     emulated: bool = False
     evaluated: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    energy_mj: float | None = None
+    sustained: Mapping[str, Any] | None = None
 
     def save(self, directory: Path) -> None:
         """Write ``measurement.json`` and ``samples.npz`` into ``directory``."""
@@ -152,4 +164,13 @@ def merge(rounds: Sequence[Measurement]) -> Measurement:
         clean=all(r.clean for r in rounds),
         disturbances=tuple(dict.fromkeys(text for r in rounds for text in r.disturbances)),
         emulated=any(r.emulated for r in rounds),
+        energy_mj=_mean_energy(rounds),
     )
+
+
+def _mean_energy(rounds: Sequence[Measurement]) -> float | None:
+    """Over all runs of the rounds; None where one of them does not know."""
+    known = [r.energy_mj for r in rounds if r.energy_mj is not None]
+    if len(known) < len(rounds):
+        return None
+    return float(np.average(known, weights=[len(r.infer_ns) for r in rounds]))

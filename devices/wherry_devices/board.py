@@ -24,6 +24,7 @@ from wherry_devices.connection import Connection
 SILENCE_S = 60.0  # an agent or a host that says nothing for so long is taken for gone
 _PINGS = 6  # in that time
 _CALL_S = 60.0  # for a question that the board answers at once
+_TOOLS_S = 180.0  # for a board's own tools, each of which has a limit
 _END_S = 5.0  # for the agent to end what it started
 _CHUNK_BYTES = 1 << 20
 _POLL_S = (0.05, 1.0)  # first and longest pause between two tries for the lease
@@ -113,7 +114,7 @@ class Board:
         }
         deadline = time.monotonic() + wait_s
         pause, least = _POLL_S[0], ""
-        while (holder := self.call("lease", owner=owner)["holder"]) is not None:
+        while (holder := (answer := self.call("lease", owner=owner))["holder"]) is not None:
             held_by = describe_holder(holder)
             if time.monotonic() >= deadline:
                 raise DeviceError(
@@ -127,6 +128,8 @@ class Board:
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(2 * pause, _POLL_S[1])
         self.token = token
+        for text in answer["left"]:  # of the clocks that an earlier session had fixed
+            report(f"{self.name}: {text}")
 
     def ship(self, files: Mapping[str, tuple[str, Path]]) -> str:
         """A folder on the board with these files; only what the board lacks is sent.
@@ -152,6 +155,15 @@ class Board:
             limit_s=limit_s,
             environment=dict(environment or {}),
         )
+
+    def stabilise(self, power_mode: int | None) -> tuple[list[str], list[str]]:
+        """Fix the board's clocks: what was set, and what could not be, sentences."""
+        answer = self.call("stabilise", answer_s=_TOOLS_S, power_mode=power_mode)
+        return list(answer["done"]), list(answer["problems"])
+
+    def restore(self) -> list[str]:
+        """Give the board's clocks back; what could not be, sentences."""
+        return list(self.call("restore", answer_s=_TOOLS_S)["problems"])
 
     def _put(self, digest: str, path: Path) -> None:
         with self._calling, path.open("rb") as stream:

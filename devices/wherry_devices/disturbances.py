@@ -10,11 +10,20 @@ CLOCK_MOVED = 0.05  # of the fastest clock
 TEMPERATURE_C = 10.0
 BUSY_CORES = 0.2  # of other processes, on average
 _TICKS_S = 0.05  # what the kernel's counters of busy time are off by, in a short measurement
-_THROTTLE_BITS = {
+THROTTLE_BITS = {
     0: "under-voltage",
     1: "its clock capped",
     2: "throttled",
     3: "at its soft temperature limit",
+}
+_STICKY = 16  # the same bits so much higher: since the board started
+GPU_AT_WORK = 10.0  # percent; an idle GPU's clock does as it likes
+_GPU_CLOCK = "frequency_khz.gpu"
+_ALARMS = {  # of the Jetson Orins' over-current counters
+    "cpu": "The processor was throttled {} times.",
+    "oc1": "The board was throttled {} times for under-voltage (oc1).",
+    "oc2": "The board was throttled {} times for its average current (oc2).",
+    "oc3": "The board was throttled {} times for its peak current (oc3).",
 }
 
 
@@ -26,7 +35,12 @@ def disturbances(readings: Sequence[Sensors], cores: int) -> tuple[str, ...]:
         cores: of the board.
     """
     while_timing = readings[1:]
-    found = [_clock(while_timing), _temperature(while_timing), _busy(while_timing, cores)]
+    found = [
+        _clock(while_timing),
+        _gpu_clock(while_timing),
+        _temperature(while_timing),
+        _busy(while_timing, cores),
+    ]
     return tuple(sentence for sentence in [*found, *_throttling(readings)] if sentence)
 
 
@@ -41,10 +55,28 @@ def _numbers(reading: Sensors, prefix: str) -> dict[str, float]:
 def _clock(readings: Sequence[Sensors]) -> str | None:
     """The fastest core's clock, which is that of the core at work."""
     clocks = [_numbers(reading, "frequency_khz.") for reading in readings]
-    fastest = [max(values.values()) for values in clocks if values]
-    if not fastest or max(fastest) - min(fastest) <= CLOCK_MOVED * max(fastest):
+    cores = [
+        [clock for name, clock in values.items() if not name.startswith(_GPU_CLOCK)]
+        for values in clocks
+    ]
+    moved = _moved([max(values) for values in cores if values])
+    return moved and f"The clock moved between {moved} MHz."
+
+
+def _gpu_clock(readings: Sequence[Sensors]) -> str | None:
+    """A GPU's clock, where the GPU was at work at every reading."""
+    values = [reading.values for reading in readings]
+    if not all(float(v.get("gpu_load_percent", 0)) >= GPU_AT_WORK for v in values):
         return None
-    return f"The clock moved between {min(fastest) / 1e3:.0f} and {max(fastest) / 1e3:.0f} MHz."
+    moved = _moved([float(v[_GPU_CLOCK]) for v in values if _GPU_CLOCK in v])
+    return moved and f"The GPU's clock moved between {moved} MHz."
+
+
+def _moved(clocks: Sequence[float]) -> str | None:
+    """The ends of what kHz moved between, in MHz; None: they stayed."""
+    if not clocks or max(clocks) - min(clocks) <= CLOCK_MOVED * max(clocks):
+        return None
+    return f"{min(clocks) / 1e3:.0f} and {max(clocks) / 1e3:.0f}"
 
 
 def _temperature(readings: Sequence[Sensors]) -> str | None:
@@ -71,12 +103,28 @@ def _busy(readings: Sequence[Sensors], cores: int) -> str | None:
 
 
 def _throttling(readings: Sequence[Sensors]) -> list[str]:
-    flags = 0
+    flags, sticky = 0, [int(r.values["throttled"]) for r in readings if "throttled" in r.values]
     for reading in readings:
-        flags |= int(reading.values.get("throttled", 0))
-    words = [word for bit, word in _THROTTLE_BITS.items() if flags >> bit & 1]
+        flags |= int(reading.values.get("throttled", 0)) | int(
+            reading.values.get("under_voltage", 0)
+        )
+    if sticky:  # what came and went between two readings has left its mark
+        flags |= (sticky[-1] & ~sticky[0]) >> _STICKY
+    words = [word for bit, word in THROTTLE_BITS.items() if flags >> bit & 1]
     found = [f"The board reported that it was {' and '.join(words)}."] if words else []
-    counts = [int(r.values["throttle_count"]) for r in readings if "throttle_count" in r.values]
-    if counts and counts[-1] > counts[0]:
-        found.append(f"The processor was throttled {counts[-1] - counts[0]} times.")
+    names = dict.fromkeys(n for r in readings for n in _numbers(r, "throttle_count."))
+    for name in names:
+        counts = [int(r.values[name]) for r in readings if name in r.values]
+        if counts[-1] > counts[0]:
+            what = name.partition(".")[2]
+            sentence = _ALARMS.get(what, f"The board was throttled {{}} times ({what}).")
+            found.append(sentence.format(counts[-1] - counts[0]))
+    cooling = dict.fromkeys(
+        n.partition(".")[2]
+        for r in readings
+        for n, value in _numbers(r, "cooling.").items()
+        if value > 0
+    )
+    if cooling:
+        found.append(f"The board's cooling slowed it down ({', '.join(cooling)}).")
     return found

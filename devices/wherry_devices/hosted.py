@@ -110,12 +110,7 @@ class Hosted:
 
     def time(self, inputs: Mapping[str, np.ndarray], settings: MeasureSettings) -> RawTiming:
         """See `wherry.device.HostedRunner.time`."""
-        if self._board.token is None:
-            raise DeviceError(
-                "nothing may be timed without the lease",
-                where=self._board.name,
-                remedy="Open the session with lease=True.",
-            )
+        self._check_lease()
         plan = dataclasses.asdict(settings)
         plan = {name: plan[name] for name in timing.Plan._fields}
         runs = settings.warmup_runs + settings.min_runs + _EXTRA_RUNS
@@ -141,6 +136,31 @@ class Hosted:
             steady=bool(answer.header["steady"]),
             sensors=tuple(as_sensors(reading) for reading in answer.header["sensors"]),
         )
+
+    def sustain(
+        self, inputs: Mapping[str, np.ndarray], duration_s: float
+    ) -> Sequence[Mapping[str, Any]]:
+        """See `wherry.device.HostedRunner.sustain`."""
+        self._check_lease()
+        answer = self._ask(
+            "sustain",
+            _stack([self._taken(inputs)]),
+            limit_s=self._limit_s + duration_s,
+            duration_s=duration_s,
+            token=self._board.token,
+            lease=self._board.lease_file,
+        )
+        self._board.check()  # as above
+        points: list[Mapping[str, Any]] = answer.header["points"]
+        return points
+
+    def _check_lease(self) -> None:
+        if self._board.token is None:
+            raise DeviceError(
+                "nothing may be timed without the lease",
+                where=self._board.name,
+                remedy="Open the session with lease=True.",
+            )
 
     def peak_memory_bytes(self) -> int | None:
         """See `wherry.device.HostedRunner.peak_memory_bytes`."""

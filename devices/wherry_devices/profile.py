@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from wherry.errors import DataError
 from wherry.measurement import Measurement
 from wherry.target import Target
 from wherry_devices.disturbances import disturbances
+from wherry_devices.energy import energy
+from wherry_devices.sustained import summarise
 
 _PROGRESS = 500  # samples between two words on the progress
 
@@ -29,8 +32,10 @@ def profile(
     """Time the first sample (zeros without a dataset), then score all of them where asked.
 
     Timing comes first: the memory is then that of one inference, and the board has not been
-    heated by the evaluation.
+    heated by the evaluation. The run without pause, where it is asked for, is a round of its own.
     """
+    if context.sustained_s:
+        return _sustained(artifact, target, dataset, session, context)
     preprocess = context.preprocess() if dataset is not None else {}
     with session.host(artifact, target, context.backend, preprocess) as hosted:
         context.progress("timing")
@@ -42,6 +47,14 @@ def profile(
             evaluated = _evaluate(artifact, dataset, hosted, context)
         versions = dict(hosted.versions)
     found = disturbances(timing.sensors, session.info.cores)
+    spent = None if session.info.emulated else energy(timing.sensors, timing.total_ns)
+    extra: dict[str, Any] = {"runtime": versions}
+    if spent is not None:
+        extra["energy"] = {
+            "method": spent.method,
+            "source": spent.source,
+            "power_w": spent.power_w,
+        }
     return Measurement(
         infer_ns=timing.infer_ns,
         total_ns=timing.total_ns,
@@ -58,7 +71,34 @@ def profile(
         timed_by="agent",
         emulated=session.info.emulated,
         evaluated=evaluated,
-        extra={"runtime": versions},
+        energy_mj=None if spent is None else spent.mj,
+        extra=extra,
+    )
+
+
+def _sustained(
+    artifact: Artifact,
+    target: Target,
+    dataset: Dataset | None,
+    session: Session,
+    context: ProfileContext,
+) -> Measurement:
+    """The run without pause; its samples are the medians of its windows."""
+    preprocess = context.preprocess() if dataset is not None else {}
+    with session.host(artifact, target, context.backend, preprocess) as hosted:
+        context.progress(f"running for {context.sustained_s:g} s")
+        points = hosted.sustain(_timed_sample(artifact, dataset), context.sustained_s)
+    medians = np.array([point["median_ms"] * 1e6 for point in points]).astype(np.uint64)
+    return Measurement(
+        infer_ns=medians,
+        total_ns=medians,
+        round_sizes=(len(medians),),
+        load_ms=(hosted.load_ms,),
+        first_ms=(hosted.first_ms,),
+        warmup_runs=(0,),
+        steady=(False,),
+        emulated=session.info.emulated,
+        sustained=summarise(points, context.sustained_s),
     )
 
 

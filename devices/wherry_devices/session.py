@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from wherry.artifact import Artifact, hash_file
-from wherry.device import BoardInfo
+from wherry.device import BoardInfo, Stabilised
+from wherry.errors import WherryError
 from wherry.measurement import Sensors
 from wherry.requirements import Requirements
 from wherry.target import Backend, Target
@@ -118,6 +119,19 @@ class BoardSession:
     ) -> str:
         """See `wherry_devices.connection.Connection.provide`."""
         return self._connection.provide(self._board, alternatives, progress)
+
+    @contextmanager
+    def stabilise(self, power_mode: int | None) -> Iterator[Stabilised]:
+        """See `wherry.device.Session.stabilise`."""
+        done, problems = self._board.stabilise(power_mode)
+        stabilised = Stabilised(tuple(done), problems)
+        try:
+            yield stabilised
+        except BaseException:
+            with suppress(WherryError):  # the service does it as it ends, else its guardian
+                self._board.restore()
+            raise
+        problems.extend(self._board.restore())
 
     @contextmanager
     def host(

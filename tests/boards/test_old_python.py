@@ -22,8 +22,9 @@ from wherry_devices.transport.local import LocalConnection
 AGENT = Path(wherry_devices.agent.__file__).parent
 STANDARD = {"__future__", "numpy", "argparse", "array", "collections", "contextlib", "ctypes"}
 STANDARD |= {"faulthandler", "fcntl", "gc", "hashlib", "importlib", "json", "os", "pathlib"}
-STANDARD |= {"platform", "queue", "select", "shutil", "signal", "statistics", "struct"}
-STANDARD |= {"subprocess", "sys", "tempfile", "threading", "time", "traceback", "types", "typing"}
+STANDARD |= {"platform", "queue", "re", "secrets", "select", "shutil", "signal", "statistics"}
+STANDARD |= {"struct", "subprocess", "sys", "tempfile", "threading", "time", "traceback"}
+STANDARD |= {"types", "typing"}
 
 
 @pytest.mark.parametrize("path", sorted(AGENT.glob("*.py")), ids=lambda path: path.name)

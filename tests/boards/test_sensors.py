@@ -70,7 +70,7 @@ def test_a_virtual_machine_and_throttle_counters(tmp_path):
     )
     values = sensors.read(root)["values"]
     assert values["frequency_khz.cpu"] == 3_100_500
-    assert values["throttle_count"] == 7
+    assert values["throttle_count.cpu"] == 7
 
 
 def test_a_board_that_tells_nothing(tmp_path):
@@ -150,7 +150,7 @@ QUIET = {"frequency_khz.policy0": 1800000, "temperature_c.cpu": 50.0, "throttled
             "The board reported that it was under-voltage and throttled.",
         ),
         (
-            [{"throttle_count": 3}, {"throttle_count": 3}, {"throttle_count": 5}],
+            [{"throttle_count.cpu": 3}, {"throttle_count.cpu": 3}, {"throttle_count.cpu": 5}],
             "The processor was throttled 2 times.",
         ),
         (

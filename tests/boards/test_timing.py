@@ -95,10 +95,30 @@ def test_nothing_to_wait_for_still_gives_samples():
     assert len(result.infer_ns) == 1 and result.warmup_runs == 6
 
 
-def test_a_long_measurement_reads_the_sensors_every_few_seconds():
+def test_a_long_measurement_reads_the_sensors_every_second():
     _, result = timed(lambda _: 97, duration_s=21.0)
-    assert len(result.sensors) == 2 + 5
+    assert len(result.sensors) == 2 + 21
     assert sum(result.total_ns) == pytest.approx(21e9, rel=0.01)
+
+
+def test_a_very_long_measurement_has_no_more_readings_than_fit():
+    _, result = timed(lambda _: 997, duration_s=1200.0)
+    assert len(result.sensors) == 2 + 60
+
+
+def test_the_boards_tools_are_asked_before_and_after_alone():
+    machine = Machine(lambda _: 7)
+    asked = []
+
+    def ask():
+        asked.append(machine.runs)
+        return {"time_s": machine.now, "values": {"asked": 1}}
+
+    plan = Plan(0.3, 5, 3.0, 10, 20_000)
+    result = measure(machine, {"x": 1}, plan, machine.sensors, machine.clock, ask)
+    assert asked == [0, machine.runs]
+    told = [bool(reading["values"]) for reading in result.sensors]
+    assert told == [True, *[False] * 3, True]
 
 
 def test_the_collector_is_on_again_after_a_failure():

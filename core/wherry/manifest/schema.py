@@ -291,11 +291,22 @@ class Measure(Section):
     max_runs: int = Field(
         default=20_000, ge=1, le=1_000_000, description="most measured runs in each round"
     )
+    stabilise: bool = Field(
+        default=False, description="fix the board's clocks while it is measured, and give them back"
+    )
+    power_mode: int | None = Field(
+        default=None, ge=0, le=999, description="of a Jetson, by nvpmodel's number; with stabilise"
+    )
+    sustained: float = Field(
+        default=0.0, ge=0, le=86_400, description="seconds without pause after the rounds; 0: none"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_runs > self.max_runs:
             raise ValueError(f"min_runs ({self.min_runs}) is more than max_runs ({self.max_runs})")
+        if self.power_mode is not None and not self.stabilise:
+            raise ValueError("power_mode needs stabilise: true, which gives the old one back")
         return self
 
 

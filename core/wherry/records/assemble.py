@@ -118,6 +118,7 @@ def _result(
         "size_bytes": None,
         "peak_memory_bytes": None,
         "energy_mj": None,
+        "sustained": None,
         "speedup_vs_fp32": None,
         "pareto": False,
         "artifact": None,
@@ -166,6 +167,8 @@ def _result(
             else:
                 warnings.append(f"The metric {name} is {value}: it is left out.")
         result["peak_memory_bytes"] = measured.peak_memory_bytes
+        result["energy_mj"] = measured.energy_mj
+        result["sustained"] = measured.sustained
         result["evaluated"] = measured.evaluated
         result["sensors"] = [asdict(reading) for reading in measured.sensors]
         result["extra"] = dict(measured.extra)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import Interrupted, WherryError
@@ -137,7 +137,7 @@ def _profiled(step: Step, job: Job, rounds: Rounds, services: Services) -> Profi
     told = tuple(dict.fromkeys(rounds.warnings[index]))
     if index in rounds.failed:
         return Profiled(None, rounds.failed[index], warnings=told)
-    merged = merge(rounds.measured[index])
+    merged = replace(merge(rounds.measured[index]), sustained=rounds.sustained.get(index))
 
     def keep(context: HostContext) -> None:
         merged.save(context.output)

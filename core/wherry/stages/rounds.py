@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wherry.device import Stabilised
 from wherry.errors import DeviceError, DeviceLostError, Interrupted, PluginError, WherryError
 from wherry.measurement import Measurement, MeasureSettings
 from wherry.stages.context import HostContext, Services, failure, take_or_build
@@ -47,6 +49,7 @@ class RoundContext(HostContext):
     settings: MeasureSettings
     metrics: Mapping[str, Metric]
     reference_outputs: ReferenceOutputs | None
+    sustained_s: float = 0.0
 
     def reference(self, index: int) -> Mapping[str, np.ndarray]:
         """See `wherry.context.ProfileContext.reference`."""
@@ -77,6 +80,7 @@ class Rounds:
     Attributes:
         measured: per row, its rounds.
         failed: row to the reason.
+        sustained: per row, the run without pause, where one was asked for.
         warnings: per row.
         fresh: digests of the keys of which a round was measured in this run: two rows with one
             artifact are measured once.
@@ -95,6 +99,7 @@ class Rounds:
     ) -> None:
         settings = services.manifest.measure
         self.measured: dict[int, list[Measurement]] = {job.row.index: [] for job in jobs}
+        self.sustained: dict[int, Mapping[str, Any]] = {}
         self.failed: dict[int, WherryError] = {}
         self.warnings: dict[int, list[str]] = {job.row.index: [] for job in jobs}
         self.fresh: set[str] = set()
@@ -106,11 +111,14 @@ class Rounds:
         self._services = services
         self._tries = tries
         self._lost: dict[tuple[int, int], int] = {}
-        self._to_clear = [(job, number) for job in jobs for number in range(settings.rounds)]
+        # the run without pause is one round more, so that it is kept and taken as they are
+        numbers = range(settings.rounds + (settings.sustained > 0))
+        self._stabilised = Stabilised((), [])
+        self._to_clear = [(job, number) for job in jobs for number in numbers]
         self._total = len(self._to_clear)
         order = random.Random(settings.seed)  # noqa: S311 -- a reproducible order, no secret
         self._queue: list[tuple[Job, int]] = []
-        for number in range(settings.rounds):
+        for number in numbers:
             shuffled = list(jobs)
             order.shuffle(shuffled)
             self._queue += [(job, number) for job in shuffled]
@@ -136,14 +144,30 @@ class Rounds:
             if self._services.remeasure:
                 while self._to_clear:  # with the lease: no other run is in the middle of its rounds
                     self._services.store.remove(round_key(*self._to_clear.pop()))
-            while self._queue:
-                job, number = self._queue[0]
-                try:
-                    self._one(job, number, session)
-                except DeviceLostError as error:
-                    self._blame(job, number, error)
-                    if self._queue:
-                        raise
+            with self._fixed_clocks(session):
+                self._work_off(session)
+
+    @contextmanager
+    def _fixed_clocks(self, session: Session) -> Iterator[None]:
+        settings = self._services.manifest.measure
+        if not settings.stabilise:
+            yield
+            return
+        with session.stabilise(settings.power_mode) as self._stabilised:
+            known = len(self._stabilised.problems)
+            yield
+        for told in self.warnings.values():
+            told.extend(self._stabilised.problems[known:])
+
+    def _work_off(self, session: Session) -> None:
+        while self._queue:
+            job, number = self._queue[0]
+            try:
+                self._one(job, number, session)
+            except DeviceLostError as error:
+                self._blame(job, number, error)
+                if self._queue:
+                    raise
 
     def _check_board(self, found: BoardInfo) -> None:
         """What is measured under a key must come from the board that the key names."""
@@ -162,20 +186,30 @@ class Rounds:
         services, index = self._services, job.row.index
         name = f"{self._step.id}:{job.row.id}"
         count = self._total - len(self._queue) + 1
-        services.notify(self._step.id, f"{count}/{self._total}: {job.row.id}, round {number + 1}")
+        sustained = number == services.manifest.measure.rounds
+        what = "without pause" if sustained else f"round {number + 1}"
+        services.notify(self._step.id, f"{count}/{self._total}: {job.row.id}, {what}")
 
         def build(context: HostContext) -> None:
-            _measure(job, number, session, self._dataset, self._reference, context)
+            context.warnings.extend(self._stabilised.problems)
+            done = self._stabilised.done
+            _measure(job, number, session, done, self._dataset, self._reference, context)
 
         try:
             entry, known, told = take_or_build(services, name, round_key(job, number), build)
-            self.measured[index].append(Measurement.load(entry.directory))
+            measurement = Measurement.load(entry.directory)
         except (Interrupted, DeviceLostError):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- one row's bug is not the others'
             self._fail(index, failure(error, services, name))
         else:
             del self._queue[0]
+            if not sustained:
+                self.measured[index].append(measurement)
+            elif measurement.sustained is not None:
+                self.sustained[index] = measurement.sustained
+            else:
+                self.warnings[index].append("What timed it cannot run without pause.")
             self.warnings[index].extend(told)
             if not known:
                 self.fresh.add(job.key.digest)
@@ -215,12 +249,14 @@ def _measure(
     job: Job,
     number: int,
     session: Session,
+    stabilised: tuple[str, ...],
     dataset: Dataset | None,
     reference: ReferenceOutputs | None,
     context: HostContext,
 ) -> None:
     """Measure, check and keep one round below ``context.output``."""
     services, target = context.services, job.row.target
+    settings = services.manifest.measure
     scored = dataset is not None and number == 0
     round_context = RoundContext(
         services,
@@ -231,7 +267,8 @@ def _measure(
         context.warnings,
         backend=job.backend,
         round=number,
-        settings=services.manifest.measure,
+        settings=settings,
+        sustained_s=settings.sustained if number == settings.rounds else 0.0,
         metrics=make_metrics(services) if scored else {},
         reference_outputs=reference,
     )
@@ -242,7 +279,8 @@ def _measure(
     if problem is None:
         try:
             metrics = {name: float(value) for name, value in measured.metrics.items()}
-            replace(measured, metrics=metrics).save(context.output)
+            extra = {**measured.extra, **({"stabilised": stabilised} if stabilised else {})}
+            replace(measured, metrics=metrics, extra=extra).save(context.output)
         except (TypeError, ValueError) as error:
             problem = f"what is no JSON: {error}"
     if problem is not None:

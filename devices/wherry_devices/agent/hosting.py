@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import sensors, timing
+from . import sensors, sustained, timing
 from .binding import Input, Output, returned
 from .frames import Frame, FrameError, Tensor, from_array, to_array
 from .lease import Lease, Runs
@@ -50,6 +50,7 @@ class Hosting:
             "load": self._load,
             "infer": self._infer,
             "time": self._time,
+            "sustain": self._sustain,
             "memory": self._memory,
             "close": self._close,
         }
@@ -136,16 +137,11 @@ class Hosting:
 
     def _time(self, frame: Frame) -> None:
         """Time one sample, whose tensors are as in a frame of one sample."""
-        header = frame.header
-        holder = Lease(Path(header["lease"])).holder()
-        if holder is None or holder.get("token") != header["token"]:
-            raise RuntimeError("the lease of the board is no longer ours: nothing may be timed")
-        inputs = {
-            entry.runtime: entry.prepare(to_array(frame.tensors[entry.onnx])[0])
-            for entry in self._inputs
-        }
-        plan = timing.Plan(**header["plan"])
-        timed = timing.measure(self._runner, inputs, plan, sensors.read)
+        inputs, reader = self._timed_inputs(frame), sensors.Reader()
+        plan = timing.Plan(**frame.header["plan"])
+        timed = timing.measure(
+            self._runner, inputs, plan, reader.read, ask=lambda: reader.read(ask=True)
+        )
         answer = {
             "warmup_runs": timed.warmup_runs,
             "steady": timed.steady,
@@ -156,6 +152,23 @@ class Hosting:
             for name, values in (("infer_ns", timed.infer_ns), ("total_ns", timed.total_ns))
         ]
         self._wire.write(answer, samples)
+
+    def _sustain(self, frame: Frame) -> None:
+        """Run one sample without pause."""
+        inputs, reader = self._timed_inputs(frame), sensors.Reader()
+        duration_s = frame.header["duration_s"]
+        points = sustained.sustain(self._runner, inputs, duration_s, reader.read)
+        self._wire.write({"points": points})
+
+    def _timed_inputs(self, frame: Frame) -> dict[str, Any]:
+        """A sample in the runtime's form; raises RuntimeError where the lease is not ours."""
+        holder = Lease(Path(frame.header["lease"])).holder()
+        if holder is None or holder.get("token") != frame.header["token"]:
+            raise RuntimeError("the lease of the board is no longer ours: nothing may be timed")
+        return {
+            entry.runtime: entry.prepare(to_array(frame.tensors[entry.onnx])[0])
+            for entry in self._inputs
+        }
 
     def _memory(self, _frame: Frame) -> None:
         peak = _memory_bytes("VmHWM")

@@ -31,6 +31,11 @@ class Lease:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds it."""
+        return self._descriptor is not None
+
     def acquire(self, owner: dict[str, Any]) -> dict[str, Any] | None:
         """Take the lease if it is free; else see `holder`.
 

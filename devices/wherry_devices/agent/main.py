@@ -2,6 +2,7 @@
 
 ``wherry-agent ROOT service --silence S`` serves the board: lease, store, sensors, provisioning.
 ``wherry-agent ROOT run --service PID`` hosts one runner.
+``wherry-agent ROOT guard TOKEN`` gives the board's clocks back when the service is gone.
 """
 
 from __future__ import annotations
@@ -30,13 +31,25 @@ def main() -> None:
     service.add_argument("--lease", type=Path, required=True, help="the lease file")
     service.add_argument("--silence", type=float, required=True, help="seconds")
     run = roles.add_parser("run")
+    guard = roles.add_parser("guard")
+    guard.add_argument("token", help="of the record of what was changed")
+    for role in (service, guard):
+        role.add_argument(
+            "--system", type=Path, default=Path("/"), help="where /sys, /proc and tools are"
+        )
     run.add_argument("--service", type=int, required=True, help="process id of our service agent")
     arguments = parser.parse_args()
     try:
         if arguments.role == "service":
             from .service import Service
 
-            Service(Wire(arguments.silence), arguments.root, arguments.lease).serve()
+            Service(
+                Wire(arguments.silence), arguments.root, arguments.lease, arguments.system
+            ).serve()
+        elif arguments.role == "guard":
+            from .stabilise import guard as stand_guard
+
+            stand_guard(arguments.root, arguments.token, arguments.system)
         else:
             from .hosting import Hosting
 

@@ -21,6 +21,7 @@ from . import probe, sensors
 from .board_store import BoardStore, BoardStoreError, Receiver
 from .frames import Frame
 from .lease import Lease, Runs
+from .stabilise import Stabiliser
 from .wire import Wire
 
 _TAIL_BYTES = 32768  # of a command's output that the host is told
@@ -33,14 +34,17 @@ class Service:
         wire: to the host.
         root: the folder of ours on this board.
         lease: the lease file.
+        system: where /sys, /proc and the board's tools are.
     """
 
-    def __init__(self, wire: Wire, root: Path, lease: Path) -> None:
+    def __init__(self, wire: Wire, root: Path, lease: Path, system: Path = Path("/")) -> None:
         self._wire = wire
+        self._system = system
         self._root = root
         self._store = BoardStore(root / "store")
         self._lease = Lease(lease)
         self._runs = Runs(root / "runs")
+        self._stabiliser = Stabiliser(root, system)
         self._receivers: dict[int, Receiver] = {}
         self._refused: set[int] = set()  # files of which more chunks may still be under way
         self._commands: set[subprocess.Popen[bytes]] = set()
@@ -53,6 +57,8 @@ class Service:
             "put": self._put,
             "tree": self._tree,
             "execute": self._execute,
+            "stabilise": self._stabilise,
+            "restore": self._restore,
         }
 
     def serve(self) -> None:
@@ -87,7 +93,11 @@ class Service:
         self._runs.end(os.getpid())
         for receiver in self._receivers.values():
             receiver.close()
-        self._lease.release()
+        try:
+            if self._lease.is_held:
+                self._stabiliser.restore()
+        finally:
+            self._lease.release()
 
     def _ping(self, _frame: Frame) -> dict[str, Any]:
         return {"op": "pong"}
@@ -98,13 +108,37 @@ class Service:
         return {"board": facts}
 
     def _sensors(self, _frame: Frame) -> dict[str, Any]:
-        return {"reading": sensors.read()}
+        return {"reading": sensors.read(self._system)}
 
     def _take_lease(self, frame: Frame) -> dict[str, Any]:
         holder = self._lease.acquire(frame.header["owner"])
         if holder is None:
             self._runs.end(os.getpid())  # what an earlier holder left: the board has to be quiet
+            return {"holder": None, "left": self._stabiliser.restore()}
         return {"holder": holder}
+
+    def _stabilise(self, frame: Frame) -> None:
+        """Fix the clocks beside the conversation: a board's tools take seconds."""
+        if not self._lease.is_held:
+            raise ValueError("the clocks are the lease's holder's to fix")
+        mode = frame.header["power_mode"]
+        self._beside(frame.header["id"], lambda: self._stabiliser.set(mode))
+
+    def _restore(self, frame: Frame) -> None:
+        if not self._lease.is_held:
+            raise ValueError("the clocks are the lease's holder's to give back")
+        self._beside(frame.header["id"], lambda: {"problems": self._stabiliser.restore()})
+
+    def _beside(self, number: int, work: Callable[[], dict[str, Any]]) -> None:
+        """Answer from a thread: the main one goes on answering pings."""
+
+        def answer() -> None:
+            try:
+                self._wire.write(dict(work(), id=number))
+            except OSError as error:
+                self._wire.write({"id": number, "error": repr(error)})
+
+        threading.Thread(target=answer, daemon=True).start()
 
     def _missing(self, frame: Frame) -> dict[str, Any]:
         return {"missing": self._store.missing(frame.header["hashes"])}

@@ -3,7 +3,7 @@
 Each run is split at the same two points: ``run()`` alone is the inference, from before
 ``set_inputs`` to after ``get_outputs`` is the inference with its copies. Nothing else happens
 between two runs but storing two integers: the garbage collector is off, and the sensors are read
-between chunks of runs, never by a thread beside them.
+between chunks of runs, never by a thread beside them, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 STEADY = 0.02  # the medians of two successive windows differ by no more
 WINDOW_RUNS = 3  # least runs of a window
 WARMUP_BOUND = 10  # the warm-up ends, unsteady, after so many times its least duration
-SENSOR_PERIOD_S = 5.0  # most time between two readings; a short measurement is halved by one
+SENSOR_PERIOD_S = 1.0  # between two readings; a short measurement is halved by one
+MOST_READINGS = 60  # of one measurement, about; a long one has them further apart
 
 
 class Plan(NamedTuple):
@@ -55,6 +56,7 @@ def measure(
     plan: Plan,
     sensors: Callable[[], dict[str, Any]],
     clock: Callable[[], int] = time.perf_counter_ns,
+    ask: Callable[[], dict[str, Any]] | None = None,
 ) -> Timing:
     """Time a loaded runner.
 
@@ -62,13 +64,16 @@ def measure(
         runner: its ``set_inputs``, ``run`` and ``get_outputs`` are called.
         inputs: one sample in the runtime's form.
         plan: how long.
-        sensors: reads the board's sensors.
+        sensors: reads the board's sensors, fast.
         clock: nanoseconds, monotonic.
+        ask: reads them at leisure, before and after; None: as in between.
     """
+    ask = ask or sensors
     infer, total = (array("Q", bytes(8 * plan.max_runs)) for _ in range(2))
     duration_ns = plan.duration_s * 1e9
     chunk_runs = (plan.min_runs + 1) // 2
-    readings = [sensors()]
+    period_ns = max(SENSOR_PERIOD_S, plan.duration_s / MOST_READINGS) * 1e9
+    readings = [ask()]
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -77,19 +82,21 @@ def measure(
         count, spent_ns = 0, 0
         while count < plan.max_runs and (count < plan.min_runs or spent_ns < duration_ns):
             readings.append(sensors())
-            _run(runner, inputs, clock)  # what a pause does to caches and clocks is not measured
-            chunk_ns = min(duration_ns / 2, duration_ns - spent_ns, SENSOR_PERIOD_S * 1e9)
+            run_once(
+                runner, inputs, clock
+            )  # what a pause does to caches and clocks is not measured
+            chunk_ns = min(duration_ns / 2, duration_ns - spent_ns, period_ns)
             least = min(count + chunk_runs, plan.max_runs)
             started = now = clock()
             while count < least or (count < plan.max_runs and now - started < chunk_ns):
-                infer[count], total[count] = _run(runner, inputs, clock)
+                infer[count], total[count] = run_once(runner, inputs, clock)
                 count += 1
                 now = clock()
             spent_ns += now - started
     finally:
         gc.enable()
         gc.unfreeze()
-    readings.append(sensors())
+    readings.append(ask())
     return Timing(infer[:count], total[:count], warmup_runs, steady, readings)
 
 
@@ -105,7 +112,7 @@ def _warm_up(
         window: list[int] = []
         opened = now
         while len(window) < WINDOW_RUNS or now - opened < least_ns / 4:
-            window.append(_run(runner, inputs, clock)[0])
+            window.append(run_once(runner, inputs, clock)[0])
             now = clock()
         runs += len(window)
         median = statistics.median(window)
@@ -116,7 +123,7 @@ def _warm_up(
         last = median
 
 
-def _run(runner: Any, inputs: dict[str, Any], clock: Callable[[], int]) -> tuple[int, int]:
+def run_once(runner: Any, inputs: dict[str, Any], clock: Callable[[], int]) -> tuple[int, int]:
     """One run: nanoseconds of the inference alone, and with the copies."""
     begun = clock()
     runner.set_inputs(inputs)

@@ -65,6 +65,9 @@ VALUES = {
         "min_runs": 10,
         "max_runs": 20_000,
         "seed": 0,
+        "stabilise": True,
+        "power_mode": None,
+        "sustained": 120.0,
     },
     "metrics": [
         {"name": "top1", "better": "higher", "unit": ""},
@@ -152,6 +155,7 @@ def result_of(
         "size_bytes": 388_190 if measured else None,
         "peak_memory_bytes": 13_529_088 if measured else None,
         "energy_mj": None,
+        "sustained": None,
         "speedup_vs_fp32": 1.0 if measured else None,
         "pareto": False,
         "artifact": "sha256:" + "12" * 32 if measured else None,
@@ -162,6 +166,30 @@ def result_of(
         else [],
         "provenance": {"tool": backend},
         "extra": {"runtime": {"version": "1.0"}},
+        **changes,
+    }
+
+
+def sustained_of(throttled_s: float | None = 60.0, **changes: object) -> dict:
+    """Two minutes, in which the board gets hot and slows down."""
+    points = [
+        {
+            "time_s": float(second),
+            "runs": 200,
+            "median_ms": 4.2 if second < 60 else 5.25,
+            "p90_ms": 4.6 if second < 60 else 5.8,
+            "temperature_c": 50.0 + second / 4,
+            "frequency_khz": 1_800_000 if second < 60 else 1_500_000,
+            "power_w": None,
+        }
+        for second in range(1, 121)
+    ]
+    return {
+        "duration_s": 120.0,
+        "ratio": 1.25,
+        "throttled_s": throttled_s,
+        "throttled_by": None if throttled_s is None else "the board was throttled",
+        "points": points,
         **changes,
     }
 
@@ -197,7 +225,16 @@ def rich_record() -> RunRecord:
     busier = {"clean": False, "disturbances": ["Other processes kept 1.4 of 4 cores busy."]}
     slow = ["int8 is slower than fp32 here (x0.77)"]
     return record_of(
-        result_of("original", "onnxruntime", "fp32", ms=4.2, pareto=True),
+        result_of(
+            "original",
+            "onnxruntime",
+            "fp32",
+            ms=4.2,
+            pareto=True,
+            energy_mj=21.5,
+            sustained=sustained_of(),
+            extra={"energy": {"method": "rail", "source": "VDD_IN", "power_w": 5.1}},
+        ),
         result_of("original", "onnxruntime", "fp16", ms=4.25, top1=0.9848, latency=busy),
         result_of("original", "ncnn", "fp32", ms=3.1, top1=0.9851, pareto=True, cached=True),
         result_of("original", "ncnn", "fp16", ms=3.12, top1=0.9851, options={"threads": 4}),
@@ -221,6 +258,7 @@ def make():
         result = staticmethod(result_of)
         record = staticmethod(record_of)
         gate = staticmethod(gate_of)
+        sustained = staticmethod(sustained_of)
         rich = staticmethod(rich_record)
 
     return Makers
