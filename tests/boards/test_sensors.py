@@ -153,6 +153,42 @@ QUIET = {"frequency_khz.policy0": 1800000, "temperature_c.cpu": 50.0, "throttled
             [{"throttle_count.cpu": 3}, {"throttle_count.cpu": 3}, {"throttle_count.cpu": 5}],
             "The processor was throttled 2 times.",
         ),
+        (  # it came and went between two readings: the sticky bits tell
+            [{"throttled": 0x10000}, {"throttled": 0x10000}, {"throttled": 0x50000}],
+            "The board reported that it was throttled.",
+        ),
+        (
+            [{"under_voltage": 0}, {"under_voltage": 1}, {"under_voltage": 0}],
+            "The board reported that it was under-voltage.",
+        ),
+        (
+            [{"throttle_count.oc3": 37}, {"throttle_count.oc3": 39}, {"throttle_count.oc3": 40}],
+            "The board was throttled 3 times for its peak current (oc3).",
+        ),
+        (
+            [{"throttle_count.new": 0}, {"throttle_count.new": 1}],
+            "The board was throttled 1 times (new).",
+        ),
+        (
+            [{"cooling.cpufreq-cpu0": 0}, {"cooling.cpufreq-cpu0": 2, "cooling.gpu": 0}, {}],
+            "The board's cooling slowed it down (cpufreq-cpu0).",
+        ),
+        (
+            [{}, *({"frequency_khz.gpu": f, "gpu_load_percent": 90} for f in (900000, 612000))],
+            "The GPU's clock moved between 612 and 900 MHz.",
+        ),
+        (  # nobody uses it
+            [{}, *({"frequency_khz.gpu": f, "gpu_load_percent": 0} for f in (900000, 612000))],
+            None,
+        ),
+        (  # the GPU's clock is no core's
+            [
+                {},
+                {"frequency_khz.policy0": 600000},
+                {"frequency_khz.policy0": 600000, "frequency_khz.gpu": 900000},
+            ],
+            None,
+        ),
         (
             [{}, {"cpu_busy_s": 10.0, "cpu_own_s": 1.0}, {"cpu_busy_s": 12.5, "cpu_own_s": 2.0}],
             "Other processes kept 1.5 of 4 cores busy.",

@@ -31,6 +31,7 @@ _MODE = re.compile(r"NV Power Mode\s*:\s*(.+)")
 _CLOCK = re.compile(r"^(GPU|EMC)\s+MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)", re.M | re.A)
 _RAIL = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]*)\s+(\d+)(mW)?/(\d+)(mW)?(?!\S)", re.ASCII)
 _ZONE = re.compile(r"(?<!\S)([A-Za-z][\w-]*)@(-?\d+(?:\.\d+)?)C(?!\S)", re.ASCII)
+_OFF_C = -200.0  # a zone of a part that is switched off has -256
 _GPU = re.compile(r"(?<!\S)GR3D_FREQ\s+(\d+)%", re.ASCII)
 
 
@@ -142,7 +143,8 @@ def stats(text: str) -> dict[str, Value]:
         if unit == average_unit:  # RAM and SWAP have MB there, and do not match
             found[f"power_w.{rail}"] = int(now) / 1000
     for zone, degrees in _ZONE.findall(text):
-        found[f"temperature_c.{zone}"] = float(degrees)
+        if float(degrees) > _OFF_C:
+            found[f"temperature_c.{zone}"] = float(degrees)
     load = _GPU.search(text)
     if load:
         found["gpu_load_percent"] = int(load.group(1))
