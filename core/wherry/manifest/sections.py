@@ -138,6 +138,7 @@ MEASURED = (
     "load_ms",
     "peak_memory_bytes",
     "size_bytes",
+    "energy_mj",
     "parity.sqnr_db",
 )
 """What gates can look at besides the manifest's metrics."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 30, 20, 50
+SERIES_HEIGHT = 240
 SHAPES = ("circle", "square", "diamond", "triangle")
 COLOURS = 8
 TOGETHER = 8.0
@@ -71,6 +72,31 @@ class Picture:
     summary: str
 
 
+@dataclass(frozen=True)
+class Series:
+    """A run without pause: latency over time, and the temperature where the board tells it.
+
+    Attributes:
+        title: the result.
+        text: what it showed.
+        latency: the windows' medians, as the points of a polyline.
+        temperature: likewise; empty where the board does not tell.
+        throttled: where the board first slowed down; None: it did not.
+        x_ticks: seconds.
+        y_ticks: milliseconds.
+        c_ticks: °C, on the right.
+    """
+
+    title: str
+    text: str
+    latency: str
+    temperature: str
+    throttled: float | None
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    c_ticks: tuple[Tick, ...]
+
+
 def render(record: RunRecord) -> str:
     """The page. Every text from outside is cleaned and escaped by the template."""
     values, results = record.values, record.values["results"]
@@ -82,6 +108,8 @@ def render(record: RunRecord) -> str:
         unmeasured=words.unmeasured(results),
         notes=words.notes(results),
         pictures=_pictures(measured, values),
+        series=[_series(result) for result in measured if result.get("sustained")],
+        energy=any(result["energy_mj"] is not None for result in measured),
         several=len({result["target"]["device"] for result in measured}) > 1,
         options=list(dict.fromkeys(["threads", *words.differing_options(measured)])),
         metrics=[metric["name"] for metric in values["metrics"]],
@@ -94,6 +122,8 @@ def render(record: RunRecord) -> str:
         width=WIDTH,
         height=HEIGHT,
         frame=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        small=(LEFT, TOP, WIDTH - LEFT, SERIES_HEIGHT - BOTTOM),
+        series_height=SERIES_HEIGHT,
     )
 
 
@@ -194,6 +224,42 @@ def _picture(
         series=tuple((*look, " ".join(kind)) for kind, look in looks.items() if kind in kinds),
         summary=f"{len(points)} results on {place}: latency in milliseconds against {axis}; "
         f"{len(front)} on the Pareto front. The table below has all figures.",
+    )
+
+
+def _series(result: Result) -> Series:
+    found = result["sustained"]
+    points = found["points"]
+    right, bottom = WIDTH - LEFT, SERIES_HEIGHT - BOTTOM  # as wide on both sides: two axes
+    x_low, x_high, x_ticks = _scale([0.0, found["duration_s"]], LEFT, right)
+
+    def line(key: str, low: float, high: float) -> str:
+        return " ".join(
+            f"{round(_place(point['time_s'], x_low, x_high, LEFT, right), 1)},"
+            f"{round(_place(point[key], low, high, bottom, TOP), 1)}"
+            for point in points
+            if point[key] is not None
+        )
+
+    y_low, y_high, y_ticks = _scale([0.0, *(p["median_ms"] for p in points)], bottom, TOP)
+    degrees = [p["temperature_c"] for p in points if p["temperature_c"] is not None]
+    temperature = ""
+    c_ticks: tuple[Tick, ...] = ()
+    if degrees:
+        c_low, c_high, c_ticks = _scale(degrees, bottom, TOP)
+        temperature = line("temperature_c", c_low, c_high)
+    throttled = found["throttled_s"]
+    if throttled is not None:
+        throttled = round(_place(throttled, x_low, x_high, LEFT, right), 1)
+    return Series(
+        title=result["name"],
+        text=words.sustained_text(result),
+        latency=line("median_ms", y_low, y_high),
+        temperature=temperature,
+        throttled=throttled,
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        c_ticks=c_ticks,
     )
 
 

@@ -18,6 +18,9 @@ def render(record: RunRecord) -> str:
     measured = [result for result in values["results"] if result["status"] == "ok"]
     if measured:
         lines += [*_table(measured, values), ""]
+    for result in measured:
+        if text := words.sustained_text(result):
+            lines.append(f"- {_text(result['name'])}: {_text(text)}")
     for status, note in words.unmeasured(values["results"]):
         lines.append(f"- **{status}**: {_text(note.where)}: {_text(note.text)}")
     for note in words.notes(values["results"]):
@@ -32,7 +35,8 @@ def render(record: RunRecord) -> str:
 
 def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
     metrics = [metric["name"] for metric in values["metrics"]]
-    head = ["target", "median ms", "95 %", "vs fp32", *metrics, "size", ""]
+    energy = ["mJ"] if any(result["energy_mj"] is not None for result in results) else []
+    head = ["target", "median ms", "95 %", "vs fp32", *metrics, "size", *energy, ""]
     rows = [_row(head), f"| --- |{' ---: |' * (len(head) - 2)} --- |"]
     for result in results:
         latency = result["latency"]
@@ -45,6 +49,7 @@ def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
                     words.speedup_text(result["speedup_vs_fp32"]),
                     *(words.metric_text(result["metrics"].get(name)) for name in metrics),
                     words.bytes_text(result["size_bytes"]),
+                    *(words.energy_text(result["energy_mj"]) for _ in energy),
                     words.marks(result),
                 ]
             )

@@ -30,6 +30,9 @@ def print_record(record: RunRecord, console: Console) -> None:
         shown = [result for result in measured if result["target"]["device"] == device]
         console.print(_table(device, shown, values, console.width), crop=False)
         _print_front(shown, values, console)
+        for result in shown:
+            if text := words.sustained_text(result):
+                _say(console, f"{result['name']}: {text}")
         console.print()
     for status, note in words.unmeasured(results):
         _say(console, f"{status}: {note.where}: {note.text}", "red")
@@ -120,6 +123,9 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
         columns.append(_Column(name, cells))
     for head, key in (("size", "size_bytes"), ("memory", "peak_memory_bytes")):
         columns.append(_Column(head, [words.bytes_text(r[key]) for r in results], optional=True))
+    if any(result["energy_mj"] is not None for result in results):
+        energies = [words.energy_text(result["energy_mj"]) for result in results]
+        columns.append(_Column("mJ", energies, optional=True))
     columns.append(_Column("", [words.marks(result) for result in results], "left"))
     return [
         replace(

@@ -68,6 +68,29 @@ def bytes_text(count: int | None) -> str:
     return f"{size:.1f} GB"
 
 
+def energy_text(value: float | None) -> str:
+    """Millijoules to three significant digits, from 100 on whole ones; or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
+
+
+def sustained_text(result: Result) -> str:
+    """What the run without pause showed, in a sentence; empty where there was none."""
+    found = result.get("sustained")
+    if not found:
+        return ""
+    text = f"{found['duration_s']:.0f} s without pause"
+    if found["ratio"] is not None:
+        text += f": at the end x{found['ratio']:.2f} of the time at the start"
+    degrees = [p["temperature_c"] for p in found["points"] if p["temperature_c"] is not None]
+    if degrees:
+        text += f", {degrees[0]:.0f} to {max(degrees):.0f} \N{DEGREE SIGN}C"
+    if found["throttled_s"] is not None:
+        text += f"; slower from {found['throttled_s']:.0f} s on: {found['throttled_by']}"
+    return f"{text}."
+
+
 def option_text(value: object) -> str:
     """An option's value as in a manifest; a dash where a backend has no such option."""
     if value is None:

@@ -216,7 +216,14 @@ def test_json_is_the_record_and_refuses_what_json_has_not(make):
 
 def test_csv_has_each_figure_under_its_head(make):
     record = make.record(
-        make.result("a", ms=2.0, options={"threads": 4, "cores": [0, 1]}, cached=True),
+        make.result(
+            "a",
+            ms=2.0,
+            options={"threads": 4, "cores": [0, 1]},
+            cached=True,
+            energy_mj=21.5,
+            sustained=make.sustained(),
+        ),
         make.result("b", "ncnn", ms=None, error='no such thing, "here"'),
     )
     first, second = csv.DictReader(io.StringIO(FORMS["csv"](record), newline=""))
@@ -231,6 +238,8 @@ def test_csv_has_each_figure_under_its_head(make):
         "True",
         "True",
     )
+    assert (first["energy_mj"], first["sustained.ratio"]) == ("21.5", "1.25")
+    assert (first["sustained.throttled_s"], second["sustained.ratio"]) == ("60.0", "")
     assert (second["status"], second["error"]) == ("failed", 'no such thing, "here"')
     assert {second[key] for key in ("latency.median_ms", "metric.top1", "option.cores")} == {""}
 
@@ -254,6 +263,8 @@ def test_markdown_says_all_that_a_reviewer_needs(make):
     assert (
         "| slim, tflite fp32 on pi4 | 2.200 | 2.156 to 2.266 | x1.00 | 0.981 | 0.999 |" in written
     )
+    assert "| 4.200 | 4.116 to 4.326 | x1.00 | 0.985 | 0.999 | 388.2 kB | 21.5 | \\* |" in written
+    assert "- original, onnxruntime fp32 on pi4: 120 s without pause: at the end x1.25" in written
     assert "- **skipped**: slim, tflite int8 on pi4: no int8 GRU\n" in written
     assert "- **failed**: slim, tflite fp16 on pi4: the tool ended: exit code 9\n" in written
     assert "Other processes kept 1.0-1.4 of 4 cores busy." in written

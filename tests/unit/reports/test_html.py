@@ -223,3 +223,40 @@ def test_two_hundred_rows_are_a_page(make):
     found = page(make.record(*results))
     assert len(found.tables[0]) == 201
     assert len(html.render(make.record(*results))) < 500_000
+
+
+def series(record) -> list[html.Series]:
+    return [html._series(r) for r in record.values["results"] if r["sustained"]]
+
+
+def test_a_run_without_pause_is_drawn_with_its_heat(make):
+    record = make.record(make.result("a", sustained=make.sustained()), make.result("b"))
+    (one,) = series(record)
+    for line in (one.latency, one.temperature):
+        spots = [tuple(map(float, spot.split(","))) for spot in line.split()]
+        assert len(spots) == 120
+        assert all(html.LEFT <= x <= html.WIDTH - html.LEFT for x, _ in spots)
+        assert all(html.TOP <= y <= html.SERIES_HEIGHT - html.BOTTOM for _, y in spots)
+        assert [x for x, _ in spots] == sorted(x for x, _ in spots)
+    assert one.throttled == spots[59][0]
+    text = page(record).text
+    assert "120 s without pause: at the end x1.25 of the time at the start, 50 to 80 °C" in text
+    assert html.render(record).count('class="line"') == 1
+
+
+def test_a_board_that_tells_no_heat_has_latency_alone(make):
+    points = [{**p, "temperature_c": None} for p in make.sustained()["points"]]
+    record = make.record(
+        make.result(sustained=make.sustained(None, points=points, ratio=None, throttled_by=None))
+    )
+    (one,) = series(record)
+    assert (one.temperature, one.throttled, one.c_ticks) == ("", None, ())
+    assert 'class="heat"' not in html.render(record) and "°C" not in one.text
+
+
+def test_energy_has_a_column_where_a_board_tells_it(make):
+    told = make.record(make.result("a", energy_mj=21.53), make.result("b"))
+    head, first, second = page(told).tables[0]
+    column = head.index("energy mJ")
+    assert (first[column], second[column]) == ("21.5", "-")
+    assert "energy mJ" not in page(make.record(make.result("a"))).tables[0][0]

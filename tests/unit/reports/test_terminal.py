@@ -172,3 +172,17 @@ def test_a_board_that_failed_has_no_empty_table(make):
     text = printed(make.record(make.result(), make.result(device="orin", ms=None)))
     assert "orin: Rasp" not in text
     assert "failed: original, onnxruntime fp32 on orin: it broke" in text
+
+
+def test_energy_and_a_run_without_pause_are_shown_where_they_are_known(make):
+    record = make.record(
+        make.result("a", energy_mj=0.5, sustained=make.sustained()), make.result("b")
+    )
+    text = printed(record, 140)
+    assert "mJ" in text and "0.500" in text
+    assert (
+        "a, onnxruntime fp32 on pi4: 120 s without pause: at the end x1.25 of the time at the "
+        "start, 50 to 80 °C; slower from 60 s on: the board was throttled." in text
+    )
+    plain = printed(make.record(make.result("b")), 140)
+    assert "mJ" not in plain and "pause" not in plain

@@ -166,3 +166,18 @@ def test_what_is_clean_stays():
     assert words.clean(text) == text
     assert words.clean("a\r\nb\x1b[2J\x00\u202e\udcff") == "a\nb" + "\ufffd[2J" + "\ufffd" * 3
     assert words.one_line(" a\n\t b\x85c ") == "a b c"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0.0512, "0.0512"),
+        (2.0, "2.00"),
+        (21.53, "21.5"),
+        (99.96, "100"),
+        (1234.5, "1234"),
+    ],
+)
+def test_energies_are_short(value, text):
+    assert words.energy_text(value) == text
