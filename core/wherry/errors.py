@@ -75,6 +75,10 @@ class EnvironmentError_(WherryError):  # noqa: N801, N818 -- the built-in name E
     """A tool's or runtime's environment cannot be made."""
 
 
+class UnfitError(EnvironmentError_):
+    """A set of packages has no build for a machine: another set may have one."""
+
+
 class ToolError(WherryError):
     """A tool in a process of its own failed, crashed, or went over its limits."""
 

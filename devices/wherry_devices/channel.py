@@ -165,18 +165,19 @@ class Channel:
     def _take(self) -> None:
         """The thread that reads."""
         try:
-            self._bootstrap()
-            reader = frames.Reader(self._readinto)
-            while (frame := reader.read()) is not None:
-                self._frames.put(frame)
+            if self._bootstrap():
+                reader = frames.Reader(self._readinto)
+                while (frame := reader.read()) is not None:
+                    self._frames.put(frame)
         except frames.TruncatedError:
             pass  # it died while it wrote: its status says more
         except (frames.FrameError, OSError) as error:
             self.kill(str(error))
         self._frames.put(None)
 
-    def _bootstrap(self) -> None:
-        line, seen = bytearray(), 0
+    def _bootstrap(self) -> bool:
+        """Skip what a login shell says, and send the agent's files if they are missed."""
+        line, last, seen = bytearray(), b"", 0
         byte = bytearray(1)
         while seen < _NOISE_BYTES and self._readinto(memoryview(byte)):
             seen += 1
@@ -184,15 +185,21 @@ class Channel:
             if byte != b"\n":
                 continue
             if line == b"wherry-bootstrap have\n":
-                return
+                return True
             if line == b"wherry-bootstrap need\n":
                 _, text = bundle()
                 size = b"%d\n" % len(text)
                 with self._writing:
                     self._write([memoryview(size), memoryview(text)])
-                return
+                return True
+            last = bytes(line) if line.strip() else last
             line.clear()
-        raise frames.FrameError(f"the agent did not start; it said {bytes(line[-200:])!r}")
+        said = (bytes(line) or last)[-200:].decode(errors="replace").strip()
+        reason = f"the agent did not start; the board said {said!r}"
+        if seen >= _NOISE_BYTES:
+            raise frames.FrameError(reason)
+        self._reason = self._reason or reason  # it has ended: its status says more
+        return False
 
     def _readinto(self, view: memoryview) -> int:
         count = self._process.readinto(view)

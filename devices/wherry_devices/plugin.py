@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wherry.device import Transport
 from wherry.hookspecs import hookimpl
 from wherry_devices.transport.local import local_transport
+from wherry_devices.transport.ssh import ssh_transport
 
 if TYPE_CHECKING:
     from wherry.artifact import Artifact
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 @hookimpl
 def wherry_transports() -> Iterable[Transport]:
-    """The local device; it is a board like any other."""
+    """The local device, which is a board like any other, and boards behind SSH servers."""
     yield local_transport()
+    yield ssh_transport()
 
 
 @hookimpl(trylast=True)

@@ -14,7 +14,7 @@ from wherry.errors import WherryError
 from wherry.measurement import Sensors
 from wherry.requirements import Requirements
 from wherry.target import Backend, Target
-from wherry_devices.board import Board
+from wherry_devices.board import SILENCE_S, Board
 from wherry_devices.channel import Channel
 from wherry_devices.connection import Connection
 from wherry_devices.hosted import PREPROCESS_FILE, Hosted
@@ -30,10 +30,12 @@ class Patience:
     Attributes:
         limit_s: for one command of the agent.
         wait_s: for a lease that another holds.
+        silence_s: see `wherry_devices.board.SILENCE_S`.
     """
 
     limit_s: float = 600.0
     wait_s: float = 600.0
+    silence_s: float = SILENCE_S
 
 
 class BoardDevice:
@@ -74,7 +76,7 @@ class BoardDevice:
         """
         connection = self._connect()
         try:
-            board = Board(connection, self._name)
+            board = Board(connection, self._name, self._patience.silence_s)
             try:
                 if lease:
                     board.lease(self._patience.wait_s, report)

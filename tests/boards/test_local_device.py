@@ -21,7 +21,7 @@ from wherry.measurement import MeasureSettings
 from wherry.requirements import Requirements
 from wherry_devices.board import Board
 from wherry_devices.channel import AgentEnded, Channel
-from wherry_devices.transport.local import LocalConnection
+from wherry_devices.transport.local import LocalConnection, LocalProcess
 
 QUICK = MeasureSettings(warmup_s=0.02, warmup_runs=2, duration_s=0.05, min_runs=5, max_runs=2000)
 SAMPLE = {"x": np.arange(12, dtype=np.float32).reshape(1, 3, 4)}
@@ -506,9 +506,10 @@ def test_what_is_no_frame_ends_the_agent(bench):
 class Dying(LocalConnection):
     """A board whose agent dies in the middle of a frame."""
 
-    def start(self, argv):
-        script = "echo wherry-bootstrap have; printf WHF; kill -SEGV $$"
-        return super().start(["/bin/sh", "-c", script])
+    def start(self, script, arguments):
+        shell = "echo wherry-bootstrap have; printf WHF; kill -SEGV $$"
+        Path(self.root).mkdir(parents=True, exist_ok=True)
+        return LocalProcess(["/bin/sh", "-c", shell], self.root)
 
 
 def test_an_agent_that_dies_while_it_writes_is_told_by_its_status(bench):
@@ -525,9 +526,11 @@ class Noisy(LocalConnection):
     words = "Welcome to the board!\\nwherry-bootstrap is a word, too\\n"
     only = False
 
-    def start(self, argv):
-        script = f"printf '{self.words}'; " + ("" if self.only else 'exec "$@"')
-        return super().start(["/bin/sh", "-c", script, "sh", *argv])
+    def start(self, script, arguments):
+        shell = f"printf '{self.words}'; " + ("" if self.only else 'exec "$@"')
+        python = [sys.executable, "-I", "-S", "-c", script, *arguments]
+        Path(self.root).mkdir(parents=True, exist_ok=True)
+        return LocalProcess(["/bin/sh", "-c", shell, "sh", *python], self.root)
 
 
 def test_what_a_login_shell_prints_is_skipped(bench):
@@ -545,7 +548,7 @@ def test_a_board_without_python_is_told(bench):
 
 def test_an_interpreter_that_cannot_be_started_is_told(bench):
     connection = LocalConnection(bench.services())
-    connection.python = "/no/such/python3"
+    connection._python = "/no/such/python3"
     with pytest.raises(DeviceError, match="cannot start /no/such/python3"):
         Board(connection, "bench")
 

@@ -26,7 +26,8 @@ def start(home: str, digest: str, python: str, *arguments: str) -> None:
     if not have:
         install(folder, digest)
     python = python or sys.executable
-    command = [python, "-I", str(folder / "wherry-agent"), str(root), *arguments]
+    # utf8: a board without a locale must not mangle names
+    command = [python, "-I", "-X", "utf8", str(folder / "wherry-agent"), str(root), *arguments]
     os.execv(python, command)  # noqa: S606 -- a shell is what must not stand between
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import fcntl
 import hashlib
 import os
@@ -21,13 +20,13 @@ from wherry.errors import DeviceError, EnvironmentError_
 from wherry.requirements import Requirements
 from wherry_devices.agent import frames
 from wherry_devices.session import BoardDevice, Patience
+from wherry_devices.tail import Tail
 
 if TYPE_CHECKING:
     from wherry_devices.board import Board
 
 _PIPE_BYTES = 1 << 20  # fewer switches between the two processes; Linux's limit for users
-_STDERR_LINES = 20
-_STDERR_LINE_BYTES = 1000
+_STDERR_BYTES = 4096  # at a time
 
 
 class LocalParameters(BaseModel):
@@ -165,7 +164,7 @@ class LocalProcess:
         for stream in (self._stdin, self._stdout):
             _widen(stream.fileno())
         os.set_blocking(self._stdin.fileno(), False)
-        self._lines: collections.deque[bytes] = collections.deque(maxlen=_STDERR_LINES)
+        self._tail = Tail()
         self._listener = threading.Thread(target=self._listen, name="wherry-stderr", daemon=True)
         self._listener.start()
 
@@ -203,7 +202,7 @@ class LocalProcess:
         """The last lines; complete where the process has ended."""
         if self._process.poll() is not None:
             self._listener.join(1.0)
-        return b"".join(self._lines).decode(errors="replace").strip()
+        return self._tail.text()
 
     def close_input(self) -> None:
         """Of its stdin."""
@@ -217,8 +216,8 @@ class LocalProcess:
 
     def _listen(self) -> None:
         with self._stderr as stream:
-            while line := stream.readline(_STDERR_LINE_BYTES):
-                self._lines.append(line)
+            while data := stream.read(_STDERR_BYTES):
+                self._tail.feed(data)
 
 
 def _widen(descriptor: int) -> None:

@@ -1,0 +1,1 @@
+"""Reaching boards by SSH: configuration, host keys, login, and the link that they make."""
