@@ -53,7 +53,7 @@ def interpreters(imports):
 @pytest.mark.parametrize("python", interpreters("os"))
 def test_the_service_runs_on(python, bench, tmp_path):
     connection = LocalConnection(bench.services())
-    connection.python = python
+    connection._python = python
     (tmp_path / "file").write_bytes(b"data")
     board = Board(connection, "bench")
     try:
@@ -70,7 +70,7 @@ def test_the_service_runs_on(python, bench, tmp_path):
 @pytest.mark.parametrize("python", interpreters("numpy"))
 def test_the_runner_is_hosted_on(python, bench):
     class Connection(LocalConnection):
-        def provide(self, alternatives):
+        def provide(self, board, alternatives, progress=None):
             return python
 
     device = BoardDevice("bench", lambda: Connection(bench.services()))
@@ -82,4 +82,5 @@ def test_the_runner_is_hosted_on(python, bench):
     ):
         assert all((out["y"] == 2).all() for out in runner.infer([sample] * 100))
         assert len(runner.time(sample, settings).infer_ns) >= 10
+        assert runner.sustain(sample, 0.1)[0]["runs"] > 0
         assert runner.peak_memory_bytes() >= 0

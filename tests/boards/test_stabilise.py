@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,10 +115,12 @@ class Service:
 @pytest.fixture
 def serve(bench, system):
     @contextmanager
-    def start(lease=True):
+    def start(lease=True, python=""):
+        connection = LocalConnection(bench.services())
+        connection._python = python or connection._python
         arguments = ["service", "--lease", str(bench.home / "board/lease"), "--silence", "60"]
         arguments += ["--system", str(system.root)]
-        channel = Channel(LocalConnection(bench.services()), "", arguments, 30)
+        channel = Channel(connection, "", arguments, 30)
         try:
             service = Service(channel)
             if lease:
@@ -163,6 +167,29 @@ def test_the_clocks_are_fixed_and_given_back(serve, system, bench):
         assert system.is_free()
         assert guardians(bench.home) == []
         assert not (bench.home / "board/stabilised.json").exists()
+
+
+def old_python():
+    """A Python 3.8, where this machine has one."""
+    found = [os.environ.get("WHERRY_TEST_PYTHON38"), shutil.which("python3.8")]
+    found += map(str, Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8"))
+    code = "import sys; assert sys.version_info[:2] == (3, 8)"
+
+    def fits(python):  # a shim may lead to another version, or to none
+        command = [python, "-c", code]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    return next((python for python in found if python and fits(python)), None)
+
+
+@pytest.mark.skipif(old_python() is None, reason="there is no Python 3.8 here")
+def test_an_old_python_fixes_them_and_its_guardian_gives_them_back(serve, system, bench):
+    with serve(python=old_python()) as service:
+        assert service.ask("stabilise", power_mode=None)["problems"] == []
+        assert system.is_fixed()
+        os.kill(service.pid, signal.SIGKILL)
+        assert eventually(system.is_free)
+    assert eventually(lambda: not guardians(bench.home))
 
 
 def test_a_host_that_hangs_up_gets_them_given_back(serve, system, bench):
@@ -296,6 +323,23 @@ def test_a_governor_that_does_not_stay_is_told(system, tmp_path, monkeypatch):
     assert "The governor of policy0 could not be set: it stays schedutil." in answer["problems"]
 
 
+def test_what_is_asked_as_the_service_ends_comes_too_late(system, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    stabiliser = Stabiliser(home, system.root)
+    stabiliser.close()
+    assert stabiliser.set(None) == {"done": [], "problems": ["The service ends."]}
+    assert system.is_free()
+
+
+def test_a_host_that_hangs_up_while_they_are_set_gets_them_given_back(serve, system, bench):
+    with serve() as service:
+        service.channel.send({"op": "stabilise", "id": 77, "power_mode": None})
+    assert system.is_free()
+    assert eventually(lambda: not guardians(bench.home))
+    assert not (bench.home / "board/stabilised.json").exists()
+
+
 def test_nothing_is_changed_where_no_guardian_starts(system, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/no/such/agent"])
     home = tmp_path / "home"
@@ -333,10 +377,26 @@ def test_what_cannot_be_given_back_stays_in_the_record(system, tmp_path):
     assert system.is_free()
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"token": 1, "mode": null, "boot": 1}'])
+def test_a_record_of_no_use_keeps_nobody_from_the_lease(serve, system, bench, text):
+    record = bench.home / "board/stabilised.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    with serve() as service:
+        (problem,) = service.left
+        assert "nothing of use" in problem and str(record) in problem
+        assert service.ask("stabilise", power_mode=None) == {
+            "done": [],
+            "problems": [problem],
+            "id": service.number,
+        }
+    assert system.is_free()
+
+
 def test_nothing_is_changed_without_a_record(system, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    (home / "stabilised.new").mkdir()  # where the record is written
+    (home / "stabilised.new").mkdir()  # where the record is written first
     stabiliser = Stabiliser(home, system.root)
     stabiliser._guard = lambda token: None
     answer = stabiliser.set(None)

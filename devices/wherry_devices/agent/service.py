@@ -95,7 +95,7 @@ class Service:
             receiver.close()
         try:
             if self._lease.is_held:
-                self._stabiliser.restore()
+                self._stabiliser.close()
         finally:
             self._lease.release()
 

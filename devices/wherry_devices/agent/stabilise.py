@@ -23,6 +23,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .sysfs import folders, text
 _LIMIT_S = 20.0  # for jetson_clocks or nvpmodel
 _CPUFREQ = "sys/devices/system/cpu/cpufreq"
 _BOOT = "proc/sys/kernel/random/boot_id"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 _WAIT_S = 5.0  # for the guardian to see that nothing is left to do
 
 
@@ -49,6 +51,8 @@ class Stabiliser:
         self._root = root
         self._record = home / "stabilised.json"
         self._guardian: subprocess.Popen[bytes] | None = None
+        self._busy = threading.RLock()  # the service asks from several threads
+        self._closed = False
 
     def set(self, mode: int | None) -> dict[str, list[str]]:
         """Fix the clocks: ``done`` and ``problems``, sentences.
@@ -56,11 +60,12 @@ class Stabiliser:
         Args:
             mode: the power mode to set, by nvpmodel's number; None: as it is.
         """
-        self._dismiss()
+        with self._busy:
+            left = ["The service ends."] if self._closed else self.restore()
+            return {"done": [], "problems": left} if left else self._set(mode)
+
+    def _set(self, mode: int | None) -> dict[str, list[str]]:
         with self._alone():
-            left = self._restore(None)
-            if left:
-                return {"done": [], "problems": left}
             done: list[str] = []
             problems: list[str] = []
             token = secrets.token_hex(8)
@@ -86,11 +91,21 @@ class Stabiliser:
             token: of the record; None: any.
         """
         problems: list[str] = []
-        if self._record.exists():
-            with self._alone():
-                problems = self._restore(token)
-        self._dismiss()
+        with self._busy:
+            try:
+                if self._record.exists():
+                    with self._alone():
+                        problems = self._restore(token)
+            except _UNREADABLE as error:  # a lease must be had all the same
+                problems = [f"{self._record} says nothing of use of the board's clocks: {error!r}."]
+            self._dismiss()
         return problems
+
+    def close(self) -> None:
+        """Restore, and set nothing any more: what was asked just before comes too late."""
+        with self._busy:
+            self._closed = True
+            self.restore()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -178,8 +193,6 @@ class Stabiliser:
             record = json.loads(self._record.read_text("utf-8"))
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
-            return [f"What was changed of the board's clocks cannot be read: {error}."]
         if token is not None and record["token"] != token:
             return []
         problems = []
