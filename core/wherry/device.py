@@ -187,6 +187,10 @@ class Device(Protocol):
         """
         ...
 
+    def unlock(self) -> str | None:
+        """End whatever holds the board, and say who it was; None: it was free."""
+        ...
+
     def provision(
         self, requirements: Iterable[Requirements], progress: Callable[[str], None] | None = None
     ) -> str:
@@ -276,6 +280,10 @@ class Transport:
         description: one line.
         parameters: what an inventory may say.
         connect: makes the device; cheap, nothing is reached yet.
+        trust: accepts a device's host keys after asking ``confirm`` (with the server and the
+            fingerprint), and says of each server what was done; None: there are none.
+        shell: runs the user's login shell on the device, on this terminal, and returns its exit
+            status; None: there is none.
         host: this transport reaches the host itself; parity checks run there, and timing there
             shares the processor with the host's own work, so that the engine keeps them apart.
     """
@@ -284,4 +292,6 @@ class Transport:
     description: str
     parameters: type[BaseModel]
     connect: Callable[[DeviceSpec, DeviceServices], Device]
+    trust: Callable[[DeviceSpec, Callable[[str, str], bool]], list[str]] | None = None
+    shell: Callable[[DeviceSpec], int] | None = None
     host: bool = False

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wherry.errors import DeviceError, DeviceLostError, StoreError
+from wherry.errors import DeviceError, DeviceLostError, StoreError, WherryError
 from wherry.measurement import Sensors
 from wherry_devices.agent import frames
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
@@ -130,6 +130,21 @@ class Board:
         self.token = token
         for text in answer["left"]:  # of the clocks that an earlier session had fixed
             report(f"{self.name}: {text}")
+
+    def unlock(self) -> Mapping[str, Any] | None:
+        """End the agent that holds the lease, whosever it is; who it was, None: it was free."""
+        ended = self.call("unlock")["ended"]
+        return None if ended is None else dict(ended)
+
+    def clean(self, unused_s: float) -> tuple[list[str], int]:
+        """Remove what nobody used for so long: the environments' names, and bytes of files."""
+        answer = self.call("clean", answer_s=10 * _CALL_S, unused_s=unused_s)
+        return list(answer["environments"]), int(answer["bytes"])
+
+    def end_run(self, pid: int) -> None:
+        """End the process of a run; nothing where it has ended, or the board was lost."""
+        with contextlib.suppress(WherryError):
+            self.call("end_run", answer_s=_END_S, pid=pid)
 
     def ship(self, files: Mapping[str, tuple[str, Path]]) -> str:
         """A folder on the board with these files; only what the board lacks is sent.

@@ -54,6 +54,7 @@ class Hosted:
         self._limit_s = limit_s
         self._inputs = [binding.onnx for binding in artifact.inputs]
         self._usable = True
+        self._pid: int | None = None
         self.load_ms = 0.0
         self.first_ms = 0.0
         self.versions: Mapping[str, Any] = {}
@@ -74,7 +75,7 @@ class Hosted:
             options: of the runtime, JSON values.
             preprocess: per ONNX input, its declared preprocessing.
         """
-        self._receive("start", _START_S)  # its hello
+        self._pid = int(self._receive("start", _START_S).header["pid"])  # its hello
         answer = self._ask(
             "load",
             directory=directory,
@@ -184,6 +185,8 @@ class Hosted:
         """End the process, whatever it is doing."""
         self._usable = False
         self._channel.close(0)
+        if self._pid is not None:  # closing a connection does not end a process that hangs
+            self._board.end_run(self._pid)
 
     def _batches(
         self, samples: Iterable[Mapping[str, np.ndarray]]

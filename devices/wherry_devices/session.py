@@ -14,7 +14,7 @@ from wherry.errors import WherryError
 from wherry.measurement import Sensors
 from wherry.requirements import Requirements
 from wherry.target import Backend, Target
-from wherry_devices.board import SILENCE_S, Board
+from wherry_devices.board import SILENCE_S, Board, describe_holder
 from wherry_devices.channel import Channel
 from wherry_devices.connection import Connection
 from wherry_devices.hosted import PREPROCESS_FILE, Hosted
@@ -85,6 +85,19 @@ class BoardDevice:
                 board.close()
         finally:
             connection.close()
+
+    def unlock(self) -> str | None:
+        """See `wherry.device.Device.unlock`."""
+        connection = self._connect()
+        try:
+            board = Board(connection, self._name, self._patience.silence_s)
+            try:
+                ended = board.unlock()
+            finally:
+                board.close()
+        finally:
+            connection.close()
+        return None if ended is None else describe_holder(ended)
 
     def provision(
         self, requirements: Iterable[Requirements], progress: Callable[[str], None] | None = None

@@ -542,7 +542,7 @@ def test_what_a_login_shell_prints_is_skipped(bench):
 def test_a_board_without_python_is_told(bench):
     connection = Noisy(bench.services())
     connection.only = True
-    with pytest.raises(DeviceError, match=r"the agent did not start; it said b'"):
+    with pytest.raises(DeviceError, match=r"the agent did not start; the board said '"):
         Board(connection, "bench")
 
 

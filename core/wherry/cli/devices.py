@@ -1,4 +1,4 @@
-"""``wherry devices list|probe|setup``: which boards there are, what they are, their runtimes."""
+"""``wherry devices``: which boards there are, what they are, their runtimes, keys and holders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from wherry.engine.environments import Environments
     from wherry.host import Host
     from wherry.inventory import Inventory
-    from wherry.requirements import Requirements
 
 _AT_ONCE = 32  # devices that are asked at the same time
 
@@ -109,6 +108,63 @@ def devices_setup(
     return rows
 
 
+def devices_trust(
+    name: str, *, confirm: Callable[[str, str], bool], host: Host | None = None
+) -> list[str]:
+    """Accept the host keys of a device, and of the servers on the way to it.
+
+    Args:
+        name: of the device.
+        confirm: asked with a server and the fingerprint of its key, where that is not known yet.
+        host: the loaded plugins; None: load them.
+
+    Returns:
+        What was done, a sentence a server.
+
+    Raises:
+        UsageError: the device's transport has no host keys.
+        DeviceError: a key is another than the known one, or was not accepted.
+    """
+    bench = _Bench.open(host)
+    (spec,) = bench.specs([name])
+    trust = bench.host.transports[spec.transport].trust
+    if trust is None:
+        raise UsageError(f"{name} is reached by {spec.transport}, which has no host keys")
+    return trust(spec, confirm)
+
+
+def devices_shell(name: str, host: Host | None = None) -> int:
+    """Run the login shell of a device on this terminal; returns its exit status."""
+    bench = _Bench.open(host)
+    (spec,) = bench.specs([name])
+    shell = bench.host.transports[spec.transport].shell
+    if shell is None:
+        raise UsageError(f"{name} is reached by {spec.transport}, which has no shell")
+    return shell(spec)
+
+
+def devices_unlock(
+    name: str, *, confirm: Callable[[str], bool] = lambda _holder: True, host: Host | None = None
+) -> str | None:
+    """End whatever holds a device.
+
+    Args:
+        name: of the device.
+        confirm: asked with the holder, in words.
+        host: the loaded plugins; None: load them.
+
+    Returns:
+        Who held it; None: it was free, or ``confirm`` said no.
+    """
+    bench = _Bench.open(host)
+    (spec,) = bench.specs([name])
+    device = bench.device(spec)
+    holder = device.probe().facts.get("in_use_by")
+    if holder is None or not confirm(holder):
+        return None
+    return device.unlock()
+
+
 @dataclass(frozen=True)
 class _Bench(Lending):
     """The inventory, and what a transport is lent to reach it (`wherry.device.DeviceServices`)."""
@@ -163,7 +219,7 @@ def _known(name: str, among: Collection[str], kind: str) -> str:
     return name
 
 
-@click.group(name="devices", short_help="List, probe and set up boards.")
+@click.group(name="devices", short_help="List, probe, set up, trust and unlock boards.")
 def command() -> None:
     """Look at the boards: `local`, and those of devices.yaml here and in the config folder."""
 
@@ -222,6 +278,48 @@ def setup_(names: tuple[str, ...], backends: tuple[str, ...], as_json: bool) -> 
         raise EnvironmentError_(
             f"could not provide {', '.join(failed)}", remedy="See above for why."
         )
+
+
+@command.command(name="trust")
+@click.argument("name")
+@click.option(
+    "--fingerprint",
+    "wanted",
+    metavar="SHA256:...",
+    help="Accept this one without asking, and no other.",
+)
+def trust_(name: str, wanted: str | None) -> None:
+    """Show a board's host key, and accept it for good."""
+
+    def confirm(server: str, fingerprint: str) -> bool:
+        if wanted is not None:
+            return fingerprint == wanted
+        click.echo(f"{server} shows the host key {fingerprint}", err=True)
+        return click.confirm("Is it the board's own? Accept it?", err=True)
+
+    for line in devices_trust(name, confirm=confirm):
+        click.echo(line)
+
+
+@command.command(name="shell")
+@click.argument("name")
+@click.pass_context
+def shell_(context: click.Context, name: str) -> None:
+    """Open the login shell of a board on this terminal."""
+    context.exit(devices_shell(name))
+
+
+@command.command(name="unlock")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def unlock_(name: str, yes: bool) -> None:
+    """End the agent that holds a board, whosever it is; what it measures is lost."""
+
+    def confirm(holder: str) -> bool:
+        return yes or click.confirm(f"{name} is in use by {holder}. End that?", err=True)
+
+    ended = devices_unlock(name, confirm=confirm)
+    click.echo(f"{name}: ended {ended}" if ended else f"{name}: nothing was ended")
 
 
 def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

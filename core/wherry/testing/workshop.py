@@ -40,13 +40,9 @@ class Workshop(Lending):
     def __init__(self, host: Host, folder: Path) -> None:
         self._host = host
         self._folder = folder
+        self.home = home()
         self.cancelled = threading.Event()
-        self.environments = Environments(home(), self.cancelled)
-
-    @property
-    def home(self) -> Path:
-        """See `wherry.device.DeviceServices`."""
-        return home()
+        self.environments = Environments(self.home, self.cancelled)
 
     def convert(self, model: Model, target: Target, samples: Sequence[Inputs]) -> Artifact:
         """Calibrate on the samples where the backend asks for it, then convert."""

@@ -12,11 +12,13 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SPARE_BYTES = 16 << 20  # left free on the board's disk
 _CHUNK = 1 << 20
+_FRESH_S = 3600.0  # another session may be about to make a folder of a file that came so lately
 
 
 class BoardStoreError(Exception):
@@ -78,6 +80,7 @@ class BoardStore:
         name = hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
         final = self._trees / name
         if final.is_dir():
+            os.utime(final)  # when it was used last
             return final
         building = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}.", dir=self._incoming))
         try:
@@ -90,6 +93,24 @@ class BoardStore:
         finally:
             shutil.rmtree(building, ignore_errors=True)  # it is there only where this failed
         return final
+
+    def forget(self, unused_s: float) -> int:
+        """Remove folders that nobody asked for in so many seconds, and files of no folder.
+
+        Returns:
+            How many bytes of files were removed.
+        """
+        for folder in self._trees.iterdir():
+            if time.time() - folder.stat().st_mtime >= unused_s:
+                _remove_tree(folder)
+        removed = 0
+        for blob in self._blobs.iterdir():
+            found = blob.stat()
+            # a file that no folder links to, and that did not arrive just now
+            if found.st_nlink == 1 and time.time() - found.st_ctime >= min(unused_s, _FRESH_S):
+                blob.unlink(missing_ok=True)
+                removed += found.st_size
+        return removed
 
     def _link(self, digest: str, path: Path) -> None:
         blob = self._blob(digest)
@@ -158,6 +179,16 @@ class Receiver:
             pass
         finally:
             self._path.unlink(missing_ok=True)
+
+
+def _remove_tree(folder: Path) -> None:
+    """By rename first: nobody finds a folder that is half gone."""
+    gone = folder.with_name(f".gone-{folder.name}-{os.getpid()}")
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:  # another was faster
+        return
+    shutil.rmtree(gone)
 
 
 def _hash(path: Path) -> str:

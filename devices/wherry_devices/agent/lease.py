@@ -40,20 +40,64 @@ class Lease:
         """Take the lease if it is free; else see `holder`.
 
         Args:
-            owner: written into the file, with the process id and the time of the board's clock.
+            owner: written into the file, with the process id and the time since the board's boot
+                (its clock may be wrong, and may be set at any time).
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self.path, flags, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return self.holder() or {}
-        text = json.dumps({**owner, "pid": os.getpid(), "since": time.time()})
+        while True:
+            descriptor = self._open()
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return self.holder() or {}
+            if self._is_current(descriptor):
+                break
+            os.close(descriptor)  # the file was removed meanwhile: a lock on it is worth nothing
+        text = json.dumps({**owner, "pid": os.getpid(), "since": _uptime()})
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
         self._descriptor = descriptor
         return None
+
+    def _open(self) -> int:
+        """The file, made where there is none; every user of the board may lock it.
+
+        In a folder that all may write into, the kernel lets nobody open another's file with
+        O_CREAT (``fs.protected_regular``), root neither: so it is asked for only at need.
+        """
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(self.path, flags)
+            with contextlib.suppress(FileExistsError):  # another was faster
+                descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                os.fchmod(descriptor, 0o666)  # whatever the umask says
+                return descriptor
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            named = os.stat(self.path)  # noqa: PTH116 -- beside fstat
+        except FileNotFoundError:
+            return False
+        held = os.fstat(descriptor)
+        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
+
+    def evict(self) -> dict[str, Any] | None:
+        """End the agent that holds the lease, and see who it was; None: it was free.
+
+        Raises:
+            ValueError: it is held by something that is no agent of ours, or is not known.
+            OSError: it is another user's.
+        """
+        holder = self.holder()
+        if holder is None:
+            return None
+        pid = int(holder.get("pid", 0))
+        if pid <= 0 or b"wherry-agent" not in _command_line(pid):
+            raise ValueError(f"the process {pid} that holds the lease is no wherry-agent")
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+            os.kill(pid, signal.SIGKILL)
+        return holder
 
     def release(self) -> None:
         """Give the lease back; nothing if it is not held."""
@@ -81,7 +125,7 @@ class Lease:
                 os.close(descriptor)
         holder = _read_json(self.path)
         if "since" in holder:
-            holder["held_s"] = time.time() - holder["since"]
+            holder["held_s"] = max(0.0, _uptime() - holder["since"])
         return holder
 
 
@@ -124,6 +168,15 @@ class Runs:
                     os.kill(pid, signal.SIGKILL)
             path.unlink(missing_ok=True)
 
+    def end_one(self, pid: int, service: int) -> None:
+        """End one process that belongs to ``service``; nothing where it has ended."""
+        path = self._directory / str(pid)
+        record = _read_json(path)
+        if record.get("service") == service and _started(pid) == record.get("started") is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            path.unlink(missing_ok=True)
+
     def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         paths = self._directory.iterdir() if self._directory.is_dir() else ()
         for path in paths:
@@ -138,6 +191,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _uptime() -> float:
+    """Seconds since the board was started, the same for all its processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it is gone
+        return b""
 
 
 def _started(pid: int) -> int | None:

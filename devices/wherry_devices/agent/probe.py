@@ -9,8 +9,10 @@ import ctypes
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,9 @@ def board_facts(home: Path, root: Path = Path("/")) -> dict[str, Any]:
             "libstdc++": _has_library("libstdc++.so.6"),
             "os_id": system.get("ID"),
             "os_version": system.get("VERSION_ID"),
+            "implementation": platform.python_implementation(),
+            "python_machine": _python_machine(),
+            "numpy": _version("numpy"),
             "serial": _text(root / "proc/device-tree/serial-number").strip("\0\n ") or None,
             "machine_id": _text(root / "etc/machine-id").strip() or None,
         },
@@ -144,6 +149,21 @@ def _executable_of_a_child() -> str:
             return os.readlink(f"/proc/{child.pid}/exe")  # noqa: PTH115 -- Path has it from 3.9 on
     except OSError:  # no shell, no /proc, or not allowed: then nothing says that it is emulated
         return ""
+
+
+def _python_machine() -> str:
+    """The machine that this Python was built for: a 64-bit kernel may run a 32-bit system."""
+    machine = platform.machine()
+    if struct.calcsize("P") == 8:
+        return machine
+    return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(machine, machine)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _has_library(name: str) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 from . import probe, sensors
 from .board_store import BoardStore, BoardStoreError, Receiver
+from .environments import Environments, EnvironmentsError
 from .frames import Frame
 from .lease import Lease, Runs
 from .stabilise import Stabiliser
@@ -48,15 +49,21 @@ class Service:
         self._receivers: dict[int, Receiver] = {}
         self._refused: set[int] = set()  # files of which more chunks may still be under way
         self._commands: set[subprocess.Popen[bytes]] = set()
+        self._environments = Environments(root, self._start)
         self._answers: dict[str, Callable[[Frame], dict[str, Any] | None]] = {
             "ping": self._ping,
             "probe": self._probe,
             "sensors": self._sensors,
             "lease": self._take_lease,
+            "unlock": self._unlock,
+            "end_run": self._end_run,
             "missing": self._missing,
             "put": self._put,
             "tree": self._tree,
             "execute": self._execute,
+            "environment": self._environment,
+            "make_environment": self._make_environment,
+            "clean": self._clean,
             "stabilise": self._stabilise,
             "restore": self._restore,
         }
@@ -117,6 +124,13 @@ class Service:
             return {"holder": None, "left": self._stabiliser.restore()}
         return {"holder": holder}
 
+    def _unlock(self, _frame: Frame) -> dict[str, Any]:
+        return {"ended": self._lease.evict()}
+
+    def _end_run(self, frame: Frame) -> dict[str, Any]:
+        self._runs.end_one(int(frame.header["pid"]), os.getpid())
+        return {}
+
     def _stabilise(self, frame: Frame) -> None:
         """Fix the clocks beside the conversation: a board's tools take seconds."""
         if not self._lease.is_held:
@@ -168,11 +182,39 @@ class Service:
         """Run a command beside the conversation; the answer comes when it has ended."""
         threading.Thread(target=self._command, args=(frame.header,), daemon=True).start()
 
+    def _start(self, argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command that ends with us."""
+        command = subprocess.Popen(argv, **options)
+        self._commands.add(command)
+        return command
+
+    def _environment(self, frame: Frame) -> dict[str, Any]:
+        return {"python": self._environments.find(frame.header["lock"])}
+
+    def _make_environment(self, frame: Frame) -> None:
+        """Beside the conversation, as it takes long."""
+
+        def make() -> None:
+            try:
+                python = self._environments.make(frame.header["request"])
+            except (EnvironmentsError, OSError) as error:
+                self._wire.write({"id": frame.header["id"], "error": str(error)})
+            else:
+                self._wire.write({"id": frame.header["id"], "python": python})
+
+        threading.Thread(target=make, daemon=True).start()
+
+    def _clean(self, frame: Frame) -> dict[str, Any]:
+        """Remove what nobody used for so long, seconds; how many bytes and what was removed."""
+        unused_s = float(frame.header["unused_s"])
+        gone = self._environments.forget(unused_s)
+        return {"environments": gone, "bytes": self._store.forget(unused_s)}
+
     def _command(self, header: dict[str, Any]) -> None:
         environment = dict(os.environ, **header.get("environment", {}))
         with tempfile.TemporaryFile() as output:
             try:
-                command = subprocess.Popen(
+                command = self._start(
                     header["argv"],
                     cwd=self._root,
                     env=environment,
@@ -184,7 +226,6 @@ class Service:
             except OSError as error:
                 self._wire.write({"id": header["id"], "error": repr(error)})
                 return
-            self._commands.add(command)
             timed_out = False
             try:
                 command.wait(header["limit_s"])

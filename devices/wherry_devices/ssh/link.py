@@ -120,7 +120,7 @@ def open_link(
     return Link(endpoint, transports, cancelled)
 
 
-def host_key(
+def learn_host_keys(
     endpoint: Endpoint,
     *,
     confirm: Callable[[Endpoint, PKey], bool],
@@ -130,7 +130,7 @@ def host_key(
     """Ask each server on the way for its key, and remember those that ``confirm`` accepts.
 
     Returns:
-        Per hop its key and what was done: ``known`` or ``added``.
+        Per hop its key, and ``is known`` or ``was added to FILE``.
 
     Raises:
         DeviceError: a key is another than the known one, or was not accepted; as `open_link`.
@@ -141,7 +141,7 @@ def host_key(
         for hop in endpoint.hops:
             transport = _greet(hop, transports, cancelled, strict=False)
             key, known = transport.get_remote_server_key(), host_keys.known_keys(hop)
-            state = "known"
+            state = "is known"
             if not any(entry.kind == key.get_name() for entry in known):
                 if not confirm(hop, key):
                     raise DeviceError(
@@ -150,8 +150,7 @@ def host_key(
                         remedy="Compare it with what the board itself says: "
                         "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`.",
                     )
-                host_keys.remember(hop, key)
-                state = "added"
+                state = f"was added to {host_keys.remember(hop, key)}"
             host_keys.check(hop, key, host_keys.known_keys(hop))
             found.append((hop, key, state))
             if hop is not endpoint:

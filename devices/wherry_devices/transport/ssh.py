@@ -43,6 +43,8 @@ def ssh_transport() -> Transport:
         description="a Linux board behind an SSH server",
         parameters=SshParameters,
         connect=connect,
+        trust=trust,
+        shell=shell,
     )
 
 
@@ -72,6 +74,34 @@ def reach(spec: DeviceSpec, cancelled: threading.Event) -> Link:
     return open_link(
         endpoint, password_env=parameters.password_env, env=os.environ, cancelled=cancelled
     )
+
+
+def trust(spec: DeviceSpec, confirm: Callable[[str, str], bool]) -> list[str]:
+    """See `wherry.device.Transport.trust`."""
+    from wherry_devices.ssh.config import resolve
+    from wherry_devices.ssh.host_keys import fingerprint
+    from wherry_devices.ssh.link import learn_host_keys
+
+    parameters = spec.parameters
+    assert isinstance(parameters, SshParameters)
+    learned = learn_host_keys(
+        resolve(parameters, spec.name, os.environ),
+        confirm=lambda hop, key: confirm(str(hop), f"{key.get_name()} {fingerprint(key)}"),
+        env=os.environ,
+        cancelled=threading.Event(),
+    )
+    return [f"{hop}: {key.get_name()} {fingerprint(key)} {state}" for hop, key, state in learned]
+
+
+def shell(spec: DeviceSpec) -> int:
+    """See `wherry.device.Transport.shell`."""
+    from wherry_devices.ssh.terminal import converse
+
+    link = reach(spec, threading.Event())
+    try:
+        return converse(link)
+    finally:
+        link.close()
 
 
 class SshConnection:
