@@ -422,7 +422,8 @@ def wherry_profile(
     """Measure one target in one round. Called in shuffled order over the targets of a board.
 
     ``dataset`` is the evaluation set: its first sample is timed; in round 0 all of it is scored
-    into ``context.metrics``. None: zeros are timed and nothing is scored.
+    into ``context.metrics``. None: zeros are timed and nothing is scored. Where
+    ``context.sustained_s`` is above 0, the target is run so long without pause instead.
 
     Example of a wrapper; the default is what measures::
 
