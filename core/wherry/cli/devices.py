@@ -293,7 +293,7 @@ def trust_(name: str, wanted: str | None) -> None:
 
     def confirm(server: str, fingerprint: str) -> bool:
         if wanted is not None:
-            return fingerprint == wanted
+            return fingerprint.split()[-1] == wanted  # the kind of key stands before it
         click.echo(f"{server} shows the host key {fingerprint}", err=True)
         return click.confirm("Is it the board's own? Accept it?", err=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ class Endpoint:
     """One SSH server, and everything that reaches it.
 
     Attributes:
-        name: as the user wrote it, for messages.
+        name: for messages: of the device; of a jump, as the configuration has it.
         host: name or address.
         port: of the server.
         user: to log in as.
@@ -99,7 +99,7 @@ def resolve(parameters: SshParameters, device: str, env: Mapping[str, str]) -> E
             "keys": parameters.keys,
             "timeout_s": parameters.connect_timeout_s,
         }
-        return _endpoint(parameters.host, given, config, env, depth=0)
+        return replace(_endpoint(parameters.host, given, config, env, depth=0), name=device)
     except ImportError as error:  # paramiko wants another package for `Match exec`
         raise DeviceError(
             "`Match exec` in an SSH configuration is not supported",
@@ -174,8 +174,6 @@ def _jump(text: str | None, config: Any, env: Mapping[str, str], depth: int) -> 
 
 def _through(endpoint: Endpoint, jump: Endpoint) -> Endpoint:
     """The endpoint reached through ``jump``, whatever else its own configuration says."""
-    from dataclasses import replace
-
     return replace(endpoint, jump=jump, proxy_command=None)
 
 
