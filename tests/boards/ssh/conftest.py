@@ -5,10 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from wherry.device import DeviceSpec
+from wherry_devices.agent.lease import Lease
+from wherry_devices.session import BoardDevice, Patience
+from wherry_devices.ssh.parameters import SshParameters
+from wherry_devices.transport.ssh import SshConnection, reach
 
 
 def _load(stem: str) -> ModuleType:
@@ -75,3 +82,103 @@ def noisy_shell(tmp_path):
     return lambda text, sleep_s=0.0: _load("inprocess").noisy_shell(
         tmp_path / "noisy-shell", text, sleep_s
     )
+
+
+@pytest.fixture
+def openssh(tmp_path, stack, workstation):
+    """Makes boards of real sshd that our key enters: ``openssh()``."""
+    module = _load("openssh")
+    if (why := module.missing()) is not None:
+        pytest.skip(why)
+    count = 0
+
+    def make():
+        nonlocal count
+        count += 1
+        folder = tmp_path / f"sshd{count}"
+        made = stack.enter_context(module.OpenSsh(folder, f"127.0.9.{count}"))
+        workstation.enter(made)
+        return made
+
+    return make
+
+
+class Provided:
+    """Provides the interpreter of the tests."""
+
+    def provide(self, board, alternatives, progress=None):
+        return sys.executable
+
+    def lock(self, board, alternatives):
+        return "lock"
+
+
+@pytest.fixture
+def device(bench, workstation):
+    """Makes the device of a board: ``device(board, **parameters)``."""
+
+    def make(board, **more):
+        values = {
+            "lease": str(board.home / "lease"),
+            "root": str(board.home / ".wherry"),
+            "python": sys.executable,
+            **more,
+        }
+        parameters = SshParameters.model_validate(workstation.parameters(board, **values))
+        spec = DeviceSpec("bench", "ssh", parameters)
+        services = bench.services()
+
+        def connect():
+            return SshConnection(reach(spec, services.cancelled), parameters, services, Provided())
+
+        patience = Patience(parameters.limit_s, parameters.wait_s, parameters.silence_s)
+        return BoardDevice("bench", connect, patience)
+
+    return make
+
+
+@pytest.fixture
+def hosted(bench):
+    """Hosts the fake runner in a session: ``hosted(session)`` is a context manager."""
+
+    artifact = bench.artifact()
+
+    @contextlib.contextmanager
+    def host(session, **options):
+        with session.host(artifact, bench.target(**options), bench.backend, {}) as runner:
+            yield runner
+
+    return host
+
+
+@pytest.fixture
+def agents():
+    """The process ids of agents whose folder is this board's: ``agents(board)``."""
+
+    def find(board):
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                if str(board.home / ".wherry").encode() in words:
+                    found.append(int(folder.name))
+        return found
+
+    return find
+
+
+@pytest.fixture
+def free(agents):
+    """Whether nothing of ours is left on a board: no process, no lease, no partial file."""
+
+    def wait(board):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            lease = Lease(board.home / "lease")
+            if agents(board) == [] and lease.acquire({"owner": "test"}) is None:
+                lease.release()
+                return not list((board.home / ".wherry/store/incoming").iterdir())
+            time.sleep(0.1)
+        return False
+
+    return wait

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +17,11 @@ import pytest
 from pydantic import ValidationError
 
 from wherry.artifact import hash_file
-from wherry.device import DeviceSpec
 from wherry.errors import DeviceError, DeviceLostError, ToolError
 from wherry.measurement import MeasureSettings
-from wherry_devices.agent.lease import Lease
-from wherry_devices.session import BoardDevice, Patience
 from wherry_devices.ssh.config import resolve
 from wherry_devices.ssh.parameters import SshParameters
-from wherry_devices.transport.ssh import SshConnection, launch_command, reach
+from wherry_devices.transport.ssh import launch_command
 
 SHOW = "import json, sys\nprint(json.dumps(sys.argv[1:]))\n"
 HOSTILE = [
@@ -49,36 +44,6 @@ HOSTILE = [
     "été 日本",
     "%s {x} #comment",
 ]
-
-
-class Provided:
-    """Provides the interpreter of the tests."""
-
-    def provide(self, board, alternatives, progress=None):
-        return sys.executable
-
-    def lock(self, board, alternatives):
-        return "lock"
-
-
-@pytest.fixture
-def device(bench, workstation):
-    """Makes the device of a board: ``device(board, **parameters)``."""
-
-    def make(board, **more):
-        values = {"lease": str(board.home / "lease"), "python": sys.executable, **more}
-        said = workstation.parameters(board, **values)
-        parameters = SshParameters.model_validate(said)
-        spec = DeviceSpec("bench", "ssh", parameters)
-        services = bench.services()
-
-        def connect():
-            return SshConnection(reach(spec, services.cancelled), parameters, services, Provided())
-
-        patience = Patience(parameters.limit_s, parameters.wait_s, parameters.silence_s)
-        return BoardDevice("bench", connect, patience)
-
-    return make
 
 
 def test_a_board_is_probed(device, board):
@@ -116,19 +81,13 @@ def test_a_host_is_a_name(host):
         SshParameters.model_validate({"host": host})
 
 
-@contextlib.contextmanager
-def hosted(bench, session, **options):
-    with session.host(bench.artifact(), bench.target(**options), bench.backend, {}) as runner:
-        yield runner
-
-
 def samples(count):
     return [{"x": np.full((1, 3, 4), index, np.float32)} for index in range(count)]
 
 
-def test_samples_stream_and_are_timed(bench, device, board):
+def test_samples_stream_and_are_timed(device, board, hosted, free):
     settings = MeasureSettings(rounds=1, warmup_s=0, warmup_runs=1, duration_s=0, min_runs=20)
-    with device(board).session() as session, hosted(bench, session) as runner:
+    with device(board).session() as session, hosted(session) as runner:
         found = [float(outputs["y"].max()) for outputs in runner.infer(samples(300))]
         assert found == [2.0 * index for index in range(300)]
         timing = runner.time(samples(1)[0], settings)
@@ -136,48 +95,27 @@ def test_samples_stream_and_are_timed(bench, device, board):
     assert free(board)
 
 
-def free(board):
-    """Whether nothing of ours is left on the board: no process, no lease, no partial file."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        lease = Lease(board.home / "lease")
-        if agents(board) == [] and lease.acquire({"owner": "test"}) is None:
-            lease.release()
-            return not list((board.home / ".wherry/store/incoming").iterdir())
-        time.sleep(0.1)
-    return False
-
-
-def agents(board):
-    """The process ids of agents whose folder is this board's."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if str(board.home).encode() + b"/.wherry" in words:
-                found.append(int(folder.name))
-    return found
-
-
-def test_a_runner_that_crashes_is_told_by_its_signal(bench, device, board):
+def test_a_runner_that_crashes_is_told_by_its_signal(device, board, hosted, free, agents):
     with device(board).session() as session:
-        with pytest.raises(ToolError, match="SIGKILL"), hosted(bench, session) as runner:
+        with pytest.raises(ToolError, match="SIGKILL"), hosted(session) as runner:
             (pid,) = set(agents(board)) - {session._board.pid}
             os.kill(pid, signal.SIGKILL)
             list(runner.infer(samples(1)))
-        with hosted(bench, session) as runner:  # the session goes on
+        with hosted(session) as runner:  # the session goes on
             assert len(list(runner.infer(samples(3)))) == 3
     assert free(board)
 
 
-def test_the_connection_is_cut_while_samples_stream(bench, device, board, workstation, proxy):
+def test_the_connection_is_cut_while_samples_stream(
+    device, board, workstation, proxy, hosted, free
+):
     between = proxy(board)
     workstation.trust(board, port=between.port)
     found = []
     with (
         pytest.raises(DeviceLostError) as lost,
         device(board, port=between.port).session() as session,
-        hosted(bench, session) as runner,
+        hosted(session) as runner,
     ):
         for outputs in runner.infer(samples(10_000)):
             found.append(outputs["y"])
@@ -190,7 +128,7 @@ def test_the_connection_is_cut_while_samples_stream(bench, device, board, workst
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
 def test_the_connection_is_cut_in_the_middle_of_a_file(
-    tmp_path, device, board, workstation, proxy, fraction
+    tmp_path, device, board, workstation, proxy, fraction, free
 ):
     between = proxy(board)
     workstation.trust(board, port=between.port)
@@ -209,13 +147,13 @@ def test_the_connection_is_cut_in_the_middle_of_a_file(
     assert hash_file(folder / "big") == digest
 
 
-def test_a_link_that_freezes_is_given_up(bench, device, board, workstation, proxy):
+def test_a_link_that_freezes_is_given_up(device, board, workstation, proxy, hosted, free):
     between = proxy(board)
     workstation.trust(board, port=between.port)
     with (
         pytest.raises(DeviceLostError, match="silent"),
         device(board, port=between.port, silence_s=2).session() as session,
-        hosted(bench, session) as runner,
+        hosted(session) as runner,
     ):
         for count, _ in enumerate(runner.infer(samples(100_000))):
             if count == 50:
@@ -340,15 +278,15 @@ def test_a_board_without_python(device, board):
     assert not isinstance(error.value, DeviceLostError)
 
 
-def test_a_home_folder_with_spaces_and_letters(bench, device, inprocess, workstation):
+def test_a_home_folder_with_spaces_and_letters(device, inprocess, workstation, hosted, free):
     made = inprocess(home="Maße und Gewichte 日本")
     workstation.enter(made)
-    with device(made).session() as session, hosted(bench, session) as runner:
+    with device(made).session() as session, hosted(session) as runner:
         assert len(list(runner.infer(samples(3)))) == 3
     assert free(made)
 
 
-def test_a_second_host_waits_for_the_lease(bench, device, board):
+def test_a_second_host_waits_for_the_lease(device, board, free):
     told = []
     with device(board).session() as first:
         with (
@@ -363,7 +301,7 @@ def test_a_second_host_waits_for_the_lease(bench, device, board):
     assert free(board)
 
 
-def test_a_host_that_dies_leaves_the_board_free(bench, board, workstation, tmp_path):
+def test_a_host_that_dies_leaves_the_board_free(board, workstation, tmp_path, free, agents):
     script = tmp_path / "host.py"
     values = workstation.parameters(board, lease=str(board.home / "lease"), python=sys.executable)
     script.write_text(
