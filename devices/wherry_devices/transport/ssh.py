@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wherry.device import Device, DeviceServices, DeviceSpec, Transport
@@ -166,6 +167,8 @@ class SshProcess:
 
     def write(self, buffers: Sequence[memoryview], limit_s: float) -> None:
         """To its stdin."""
+        from paramiko.ssh_exception import SSHException
+
         for buffer in buffers:
             view = buffer.cast("B")
             deadline = time.monotonic() + limit_s
@@ -176,6 +179,8 @@ class SshProcess:
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"it took nothing for {limit_s:g} s") from None
                     continue
+                except (EOFError, SSHException) as error:
+                    raise BrokenPipeError(f"the connection was lost: {error}") from error
                 if sent == 0:
                     raise BrokenPipeError("the connection is closed")
                 view = view[sent:]
@@ -204,7 +209,8 @@ class SshProcess:
 
     def kill(self) -> None:
         """Close its session: an agent ends when its stdin does."""
-        self._channel.close()
+        with _lost_already():
+            self._channel.close()
 
     def stderr_tail(self) -> str:
         """The last lines; complete where the process has ended."""
@@ -214,11 +220,13 @@ class SshProcess:
 
     def close_input(self) -> None:
         """Of its stdin."""
-        self._channel.shutdown_write()
+        with _lost_already():
+            self._channel.shutdown_write()
 
     def close(self) -> None:
         """Of the session."""
-        self._channel.close()
+        with _lost_already():
+            self._channel.close()
         self._listener.join(1.0)
 
     def _listen(self) -> None:
@@ -230,3 +238,12 @@ class SshProcess:
             if not data:
                 return
             self._tail.feed(data)
+
+
+@contextlib.contextmanager
+def _lost_already() -> Iterator[None]:
+    """Hang up: where the link was lost, that has happened."""
+    from paramiko.ssh_exception import SSHException
+
+    with contextlib.suppress(EOFError, OSError, SSHException):
+        yield
