@@ -8,7 +8,15 @@ print(record.values["results"][0]["latency"]["median_ms"])
 from __future__ import annotations
 
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
-from wherry.cli.devices import devices_list, devices_probe, devices_setup
+from wherry.cli.devices import (
+    devices_clean,
+    devices_list,
+    devices_probe,
+    devices_setup,
+    devices_shell,
+    devices_trust,
+    devices_unlock,
+)
 from wherry.cli.doctor import doctor
 from wherry.cli.init import init
 from wherry.cli.plan import plan
@@ -22,9 +30,13 @@ __all__ = [
     "cache_gc",
     "cache_list",
     "cache_verify",
+    "devices_clean",
     "devices_list",
     "devices_probe",
     "devices_setup",
+    "devices_shell",
+    "devices_trust",
+    "devices_unlock",
     "doctor",
     "init",
     "plan",

@@ -187,6 +187,10 @@ class Device(Protocol):
         """
         ...
 
+    def clean(self, unused_s: float) -> tuple[int, int]:
+        """Remove what nobody asked for in so many seconds: environments, and bytes of files."""
+        ...
+
     def unlock(self) -> str | None:
         """End whatever holds the board, and say who it was; None: it was free."""
         ...

@@ -86,6 +86,11 @@ class BoardDevice:
         finally:
             connection.close()
 
+    def clean(self, unused_s: float) -> tuple[int, int]:
+        """See `wherry.device.Device.clean`; with the lease, so that nothing is in use."""
+        with self.session() as session:
+            return session.clean(unused_s)
+
     def unlock(self) -> str | None:
         """See `wherry.device.Device.unlock`."""
         connection = self._connect()
@@ -134,6 +139,11 @@ class BoardSession:
     ) -> str:
         """See `wherry_devices.connection.Connection.provide`."""
         return self._connection.provide(self._board, alternatives, progress)
+
+    def clean(self, unused_s: float) -> tuple[int, int]:
+        """See `wherry.device.Device.clean`."""
+        environments, size = self._board.clean(unused_s)
+        return len(environments), size
 
     @contextmanager
     def stabilise(self, power_mode: int | None) -> Iterator[Stabilised]:

@@ -108,6 +108,33 @@ def devices_setup(
     return rows
 
 
+def devices_clean(
+    names: Sequence[str] = (), *, unused_days: float = 30, host: Host | None = None
+) -> list[dict[str, Any]]:
+    """Remove from devices what no run asked for lately: files, environments; needs their lease.
+
+    Args:
+        names: which devices; none: all of the inventory.
+        unused_days: how long not.
+        host: the loaded plugins; None: load them.
+
+    Returns:
+        JSON values per device: ``device``, and ``environments`` (how many were removed) and
+        ``bytes`` (of files), or ``error``.
+    """
+    bench = _Bench.open(host)
+    rows: list[dict[str, Any]] = []
+    for spec in bench.specs(names or bench.inventory.devices):
+        row: dict[str, Any] = {"device": spec.name}
+        try:
+            environments, size = bench.device(spec).clean(unused_days * 86_400)
+            row |= {"environments": environments, "bytes": size}
+        except WherryError as error:
+            row["error"] = str(error)
+        rows.append(row)
+    return rows
+
+
 def devices_trust(
     name: str, *, confirm: Callable[[str, str], bool], host: Host | None = None
 ) -> list[str]:
@@ -258,9 +285,22 @@ def probe_(names: tuple[str, ...], as_json: bool) -> None:
 @command.command(name="setup")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--backend", "backends", multiple=True, help="Only this backend; may be repeated.")
+@click.option("--clean", is_flag=True, help="Remove instead what no run asked for lately.")
+@click.option(
+    "--unused-days", type=click.FloatRange(min=0), default=30, show_default=True, metavar="DAYS"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def setup_(names: tuple[str, ...], backends: tuple[str, ...], as_json: bool) -> None:
+def setup_(
+    names: tuple[str, ...],
+    backends: tuple[str, ...],
+    clean: bool,
+    unused_days: float,
+    as_json: bool,
+) -> None:
     """Provide the backends' runtimes ahead of time, so that no run waits for them."""
+    if clean:
+        _clean(names, unused_days, as_json)
+        return
 
     def progress(text: str) -> None:
         click.echo(f"setting up {text}", err=True)
@@ -280,6 +320,22 @@ def setup_(names: tuple[str, ...], backends: tuple[str, ...], as_json: bool) -> 
         )
 
 
+def _clean(names: tuple[str, ...], unused_days: float, as_json: bool) -> None:
+    rows = devices_clean(names, unused_days=unused_days)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            what = row.get("error") or (
+                f"removed {row['environments']} environments and "
+                f"{row['bytes'] / 1e6:.1f} MB of files"
+            )
+            click.echo(f"{row['device']}: {what}")
+    failed = [row["device"] for row in rows if "error" in row]
+    if failed:
+        raise DeviceError(f"could not clean {', '.join(failed)}", remedy="See above for why.")
+
+
 @command.command(name="trust")
 @click.argument("name")
 @click.option(
@@ -293,7 +349,7 @@ def trust_(name: str, wanted: str | None) -> None:
 
     def confirm(server: str, fingerprint: str) -> bool:
         if wanted is not None:
-            return fingerprint.split()[-1] == wanted  # the kind of key stands before it
+            return fingerprint.endswith(f" {wanted}")  # the kind of key stands before it
         click.echo(f"{server} shows the host key {fingerprint}", err=True)
         return click.confirm("Is it the board's own? Accept it?", err=True)
 
