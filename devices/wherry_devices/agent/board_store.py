@@ -7,6 +7,7 @@ partial, and what is there is not sent again. Standard library only.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ class BoardStore:
         self._blobs = root / "blobs"
         self._trees = root / "trees"
         self._incoming = root / "incoming"
+        self._received: set[str] = set()  # by us, and hashed as they came
         for folder in (self._blobs, self._trees, self._incoming):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -65,7 +67,7 @@ class BoardStore:
                 f"{size} bytes do not fit on the board's disk: {free} are free at "
                 f"{self._incoming}, and {SPARE_BYTES} stay free"
             )
-        return Receiver(self._incoming, self._blob(digest), digest, size)
+        return Receiver(self._incoming, self._blob(digest), digest, size, self._received)
 
     def tree(self, files: Mapping[str, str]) -> Path:
         """A folder with files of the store.
@@ -86,6 +88,7 @@ class BoardStore:
         try:
             for path, digest in files.items():
                 self._link(digest, building / _safe(path))
+            _settle(building)
             building.rename(final)
         except OSError as error:
             if not final.is_dir():  # else another session was faster
@@ -116,7 +119,7 @@ class BoardStore:
         blob = self._blob(digest)
         if not blob.exists():
             raise BoardStoreError(f"the file {digest} is not in the board's store")
-        if _hash(blob) != digest:
+        if digest not in self._received and _hash(blob) != digest:
             blob.unlink()
             raise BoardStoreError(f"the file {digest} was damaged in the board's store; removed")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,12 +137,15 @@ class BoardStore:
 class Receiver:
     """One file on its way into the store."""
 
-    def __init__(self, incoming: Path, final: Path, digest: str, size: int) -> None:
+    def __init__(
+        self, incoming: Path, final: Path, digest: str, size: int, received: set[str]
+    ) -> None:
         descriptor, name = tempfile.mkstemp(prefix=f"{os.getpid()}.", dir=incoming)
         self._stream = os.fdopen(descriptor, "wb")
         self._path = Path(name)
         self._final = final
         self._digest = digest
+        self._received = received
         self._left = size
         self._hash = hashlib.sha256()
 
@@ -165,11 +171,10 @@ class Receiver:
     def _finish(self) -> None:
         if self._left < 0 or self._hash.hexdigest() != self._digest:
             raise BoardStoreError(f"what arrived has the sha256 {self._hash.hexdigest()}")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
         self._stream.close()
         self._path.chmod(0o440)  # folders share the file: nobody may write into it
         self._path.replace(self._final)
+        self._received.add(self._digest)
 
     def close(self) -> None:
         """Give up: remove the temporary file, if the file did not arrive."""
@@ -179,6 +184,20 @@ class Receiver:
             pass
         finally:
             self._path.unlink(missing_ok=True)
+
+
+def _settle(folder: Path) -> None:
+    """Have the disk keep what was written so far: once a folder, not once a file.
+
+    A file that a power cut left without its bytes before that is found out when it is linked.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
+    except (OSError, AttributeError):  # a C library without it
+        os.sync()
+    finally:
+        os.close(descriptor)
 
 
 def _remove_tree(folder: Path) -> None:

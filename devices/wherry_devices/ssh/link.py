@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _WINDOW_BYTES = 1 << 24  # how much a server may send before we take it
 _POLL_S = 0.2
+_ACCEPT_S = 0.005  # between two looks for the answer to the first message of a login
 _TYPING_S = 300.0  # a password is typed while the server waits
 _UNACKNOWLEDGED_S = 30  # the kernel gives up a peer that takes nothing for so long
 
@@ -319,17 +320,18 @@ def _words(error: BaseException, transport: Transport) -> str:
 
 
 def _transport_class() -> type[Transport]:
-    """Paramiko's transport, with three things mended.
+    """Paramiko's transport, with some things mended.
 
     - It drops the ``exit-signal`` message (RFC 4254, 6.10): a crash would look like a lost link.
       Its table of handlers is private, and has been the same since 2003.
     - The plain one asks for the login service once a try, which not every server takes (RFC 4252,
       4); the one that does not loses an answer that comes before it has begun to wait.
-    - A login that is not answered would look like one that is refused.
+    - A login that is not answered would look like one that is refused; where the link is lost
+      before it begins, the parent waits for ever.
     """
     import paramiko
     from paramiko.auth_handler import AuthOnlyHandler
-    from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_USERAUTH_REQUEST
+    from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_SERVICE_REQUEST, cMSG_USERAUTH_REQUEST
 
     def handle(channel: Any, message: Any) -> None:
         start = message.packet.tell()
@@ -370,6 +372,19 @@ def _transport_class() -> type[Transport]:
 
         def get_auth_handler(self) -> Waiting:
             return Waiting(self)
+
+        def ensure_session(self) -> None:
+            if self._service_userauth_accepted:
+                return
+            request = paramiko.Message()
+            request.add_byte(cMSG_SERVICE_REQUEST)
+            request.add_string("ssh-userauth")
+            self._send_message(request)
+            while not self._service_userauth_accepted:
+                if not self.is_active():
+                    raise EOFError
+                time.sleep(_ACCEPT_S)
+            self.auth_handler = self.get_auth_handler()
 
     return Mended
 
