@@ -91,7 +91,7 @@ class Environments:
     def forget(self, unused_s: float) -> list[str]:
         """Remove what nobody used for so long, seconds, and half-made ones; their names."""
         gone = []
-        for directory in sorted(self._root.glob("*/")):
+        for directory in sorted(path for path in self._root.glob("*") if path.is_dir()):
             marker = directory / MARKER
             with directory.with_suffix(".lock").open("w") as file:
                 try:
