@@ -154,8 +154,10 @@ class Board:
         """
         sources = dict(files.values())
         missing = self.call("missing", hashes=sorted(sources))["missing"]
-        for digest in missing:
-            self._put(digest, sources[digest])
+        with self._calling:  # the answers come while the next files are sent
+            numbers = [self._put(digest, sources[digest]) for digest in missing]
+            for number in numbers:
+                self._answer(number, _CALL_S)
         tree = {name: digest for name, (digest, _) in files.items()}
         return str(self.call("tree", answer_s=10 * _CALL_S, files=tree)["directory"])
 
@@ -180,8 +182,9 @@ class Board:
         """Give the board's clocks back; what could not be, sentences."""
         return list(self.call("restore", answer_s=_TOOLS_S)["problems"])
 
-    def _put(self, digest: str, path: Path) -> None:
-        with self._calling, path.open("rb") as stream:
+    def _put(self, digest: str, path: Path) -> int:
+        """Send a file; the number of the answer that will come."""
+        with path.open("rb") as stream:
             self._number += 1
             size = path.stat().st_size
             header = {"op": "put", "id": self._number, "sha256": digest, "size": size}
@@ -199,7 +202,7 @@ class Board:
                         where=str(path),
                         remedy="Leave wherry's files alone and run again.",
                     )
-            self._answer(self._number, _CALL_S)
+        return self._number
 
     def _answer(self, number: int, limit_s: float) -> Mapping[str, Any]:
         deadline = time.monotonic() + limit_s

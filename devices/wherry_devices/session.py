@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wherry.artifact import Artifact, hash_file
@@ -139,6 +140,10 @@ class BoardSession:
     ) -> str:
         """See `wherry_devices.connection.Connection.provide`."""
         return self._connection.provide(self._board, alternatives, progress)
+
+    def ship(self, files: Mapping[str, tuple[str, Path]]) -> str:
+        """See `wherry_devices.board.Board.ship`."""
+        return self._board.ship(files)
 
     def clean(self, unused_s: float) -> tuple[int, int]:
         """See `wherry.device.Device.clean`."""

@@ -77,13 +77,15 @@ class Environments:
                 shutil.rmtree(directory, ignore_errors=True)
                 try:
                     way(directory, request, file.fileno())
+                    part = directory / f"{MARKER}.part"
+                    part.write_text(request["lock"], "ascii")
+                    part.replace(directory / MARKER)  # an empty one would say that it is complete
                 except EnvironmentsError as error:
                     reasons.append(str(error))
                     continue
                 except BaseException:
                     shutil.rmtree(directory, ignore_errors=True)
                     raise
-                (directory / MARKER).write_text(request["lock"], "ascii")
                 return str(directory / "bin" / "python")
             shutil.rmtree(directory, ignore_errors=True)
             raise EnvironmentsError("; ".join(reasons))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _TAKE_BYTES = 1 << 20  # at most, of what has arrived
 _SEND_BYTES = 1 << 18
+_SMALL_BYTES = 1 << 15
 _POLL_S = 0.2
 # Runs a script with arguments, all in one word of letters, digits, + / and =: whatever the login
 # shell is, and whatever the arguments hold, there is nothing in it that a shell could change.
@@ -169,12 +170,12 @@ class SshProcess:
         """To its stdin."""
         from paramiko.ssh_exception import SSHException
 
-        for buffer in buffers:
-            view = buffer.cast("B")
-            deadline = time.monotonic() + limit_s
-            while len(view):
+        for view in _joined(buffers):
+            done, deadline = 0, time.monotonic() + limit_s
+            while done < len(view):
+                piece = view[done : done + _SEND_BYTES]
                 try:
-                    sent = self._channel.send(view[:_SEND_BYTES])  # type: ignore[arg-type]  # it copies any buffer
+                    sent = self._channel.send(piece)  # type: ignore[arg-type]  # it copies any buffer
                 except TimeoutError:
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"it took nothing for {limit_s:g} s") from None
@@ -183,7 +184,7 @@ class SshProcess:
                     raise BrokenPipeError(f"the connection was lost: {error}") from error
                 if sent == 0:
                     raise BrokenPipeError("the connection is closed")
-                view = view[sent:]
+                done += sent
                 deadline = time.monotonic() + limit_s
 
     def readinto(self, view: memoryview) -> int:
@@ -238,6 +239,22 @@ class SshProcess:
             if not data:
                 return
             self._tail.feed(data)
+
+
+def _joined(buffers: Sequence[memoryview]) -> Iterator[memoryview]:
+    """The same bytes in fewer pieces: each becomes a message of its own."""
+    small = bytearray()
+    for buffer in buffers:
+        view = buffer.cast("B")
+        if len(view) < _SMALL_BYTES:
+            small += view
+            continue
+        if small:
+            yield memoryview(bytes(small))
+            small.clear()
+        yield view
+    if small:
+        yield memoryview(bytes(small))
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ MaxSessions 100
 MaxStartups 200:30:400
 UseDNS no
 SetEnv HOME={folder}/home
+Subsystem sftp internal-sftp
 """
 
 
