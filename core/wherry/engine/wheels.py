@@ -38,6 +38,8 @@ _FORM = 1  # of the lock's text
 _OLDEST_GLIBC = 17  # of manylinux: 2.17, and its older name manylinux2014
 _POLL_S = 0.2
 _SHOWN_CHARS = 500
+# Pip then goes on, and says that there is no version at all.
+_NO_ANSWER = "connection broken by|Could not fetch URL"
 _FROM_UV = (
     ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"),
     ("UV_INDEX_URL", "PIP_INDEX_URL"),
@@ -134,7 +136,7 @@ class Wheels:
                 self._pip([*arguments, "-r", str(asked)], ", ".join(wanted), platform)
                 for item in json.loads(report.read_text(encoding="utf-8"))["install"]:
                     name, pin = _pin(item)
-                    pins.setdefault(name, pin)
+                    pins[name] = pin  # one without dependencies comes over one with
         return "".join(f"{pins[name]}\n" for name in sorted(pins))
 
     def _pip(self, arguments: Sequence[str], what: str, platform: Platform) -> None:
@@ -250,16 +252,19 @@ def _lines(text: str) -> list[str]:
 def _error(text: str, what: str, platform: Platform) -> EnvironmentError_:
     """Pip's words in ours."""
     board = describe(platform)
+    lines = [line for line in text.splitlines() if line.strip()]
+    silent = [line for line in lines if re.search(_NO_ANSWER, line)][-1:]
     missing = re.search(r"satisfies the requirement (\S+) \(from versions: ([^)]*)\)", text)
-    if missing:
-        versions = [version for version in missing[2].split(", ") if version != "none"]
+    versions = (
+        [version for version in missing[2].split(", ") if version != "none"] if missing else []
+    )
+    if missing and (versions or not silent):
         fit = f"{versions[-1]} is the newest that fits" if versions else "no version of it fits"
         return EnvironmentError_(
             f"{missing[1]} has no wheel for {board}; {fit}",
             remedy="Update the board's system or Python, or use another backend there.",
         )
-    lines = [line for line in text.splitlines() if line.strip()]
-    words = " ".join(lines[-3:])[-_SHOWN_CHARS:] or "pip said nothing"
+    words = " ".join(silent or lines[-3:])[-_SHOWN_CHARS:] or "pip said nothing"
     return EnvironmentError_(
         f"the wheels of {what.splitlines()[0]} for {board} cannot be had: {words}",
         remedy="Check the network, and the package index if another one is to be used "
