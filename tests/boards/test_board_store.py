@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
 
 import pytest
 
@@ -93,8 +95,9 @@ def test_a_file_that_was_damaged_later_is_sent_again(store, tmp_path):
     (blob,) = files(tmp_path)
     blob.chmod(0o600)
     blob.write_bytes(b"eno")
+    later = BoardStore(tmp_path)  # what this session received itself was hashed as it came
     with pytest.raises(BoardStoreError, match="was damaged"):
-        store.tree({"a": digest(b"one")})
+        later.tree({"a": digest(b"one")})
     assert store.missing([digest(b"one")]) == [digest(b"one")]
     put(store, b"one")
     assert (store.tree({"a": digest(b"one")}) / "a").read_bytes() == b"one"
@@ -113,3 +116,42 @@ def test_only_hashes_name_files(store, name):
         store.receive(name, 1)
     with pytest.raises(BoardStoreError, match="not a sha256"):
         store.missing([name])
+
+
+def age(path, seconds):
+    """Make it look as if it was used last so long ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_folders_that_nobody_asked_for_are_forgotten_with_their_files(store, tmp_path):
+    for data in (b"old", b"shared", b"new"):
+        put(store, data)
+    old = store.tree({"a": digest(b"old"), "b": digest(b"shared")})
+    new = store.tree({"a": digest(b"new"), "b": digest(b"shared")})
+    age(old, 7200)
+    age(new, 1800)
+    assert store.forget(3600) == 0  # its file came just now: another session may be about to use it
+    assert list((tmp_path / "trees").iterdir()) == [new]
+    assert store.forget(0) == len(b"old" + b"new" + b"shared")
+    assert files(tmp_path) == [] and list((tmp_path / "trees").iterdir()) == []
+
+
+def test_a_folder_that_is_asked_for_again_is_kept(store):
+    put(store, b"one")
+    folder = store.tree({"a": digest(b"one")})
+    age(folder, 7200)
+    assert store.tree({"a": digest(b"one")}) == folder
+    assert store.forget(3600) == 0
+    assert (folder / "a").read_bytes() == b"one"
+
+
+def test_files_of_no_folder_are_forgotten_when_they_are_no_longer_fresh(store, monkeypatch):
+    put(store, b"one")
+    put(store, b"four")
+    folder = store.tree({"a": digest(b"one")})
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 4000)  # a file's ctime cannot be set
+    os.utime(folder, (now + 4000, now + 4000))
+    assert store.forget(86_400) == len(b"four")
+    assert store.missing([digest(b"one"), digest(b"four")]) == [digest(b"four")]

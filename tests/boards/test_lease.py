@@ -21,6 +21,15 @@ ADDER = """
     time.sleep(600)
 """
 
+HOLDER = """
+    import pathlib, sys, time
+    from wherry_devices.agent.lease import Lease
+    lease = Lease(pathlib.Path(sys.argv[1]))
+    lease.acquire({"owner": "anna"})
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
 
 @pytest.fixture
 def start():
@@ -59,15 +68,7 @@ def test_one_holder_at_a_time(tmp_path):
 
 
 def test_the_kernel_takes_the_lease_of_a_dead_holder(tmp_path, start):
-    code = """
-        import pathlib, sys, time
-        from wherry_devices.agent.lease import Lease
-        lease = Lease(pathlib.Path(sys.argv[1]))
-        lease.acquire({"owner": "anna"})
-        print("ready", flush=True)
-        time.sleep(600)
-    """
-    holder = start(code, tmp_path / "lease")
+    holder = start(HOLDER, tmp_path / "lease")
     lease = Lease(tmp_path / "lease")
     assert lease.holder()["pid"] == holder.pid
     holder.kill()
@@ -114,3 +115,58 @@ def test_a_reused_process_id_is_left_alone(tmp_path, start):
     Runs(tmp_path / "runs").end(service.pid)
     assert stranger.poll() is None
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_every_user_of_the_board_may_lock_the_file(tmp_path):
+    old = os.umask(0o077)
+    try:
+        lease = Lease(tmp_path / "lease")
+        assert lease.acquire({}) is None
+    finally:
+        os.umask(old)
+    assert (tmp_path / "lease").stat().st_mode & 0o777 == 0o666
+    lease.release()
+
+
+def test_a_lock_on_a_file_that_was_removed_is_worth_nothing(tmp_path, monkeypatch):
+    """The file goes away between its opening and its locking."""
+    lease, another = Lease(tmp_path / "lease"), Lease(tmp_path / "lease")
+    real, opened = lease._open, []
+
+    def opening():
+        opened.append(real())
+        if len(opened) == 1:
+            lease.path.unlink()
+            assert another.acquire({"owner": "ben"}) is None  # a new file of that name
+        return opened[-1]
+
+    monkeypatch.setattr(lease, "_open", opening)
+    assert lease.acquire({"owner": "anna"})["owner"] == "ben"
+    assert len(opened) == 2 and not lease.is_held
+    another.release()
+    assert lease.acquire({"owner": "anna"}) is None
+    assert another.holder()["owner"] == "anna"
+    lease.release()
+
+
+def test_an_agent_that_holds_the_lease_is_ended(tmp_path, start):
+    lease = Lease(tmp_path / "lease")
+    assert lease.evict() is None
+    holder = start(HOLDER, tmp_path / "lease", "wherry-agent")
+    found = lease.evict()
+    assert (found["owner"], found["pid"]) == ("anna", holder.pid)
+    assert holder.wait(10) == -9
+    assert lease.acquire({}) is None
+    lease.release()
+
+
+def test_what_is_no_agent_is_not_ended(tmp_path, start):
+    stranger = start(SLEEPER)
+    first, second = Lease(tmp_path / "lease"), Lease(tmp_path / "lease")
+    first.acquire({})
+    for pid in (stranger.pid, 0, -1):
+        (tmp_path / "lease").write_text(json.dumps({"pid": pid}))
+        with pytest.raises(ValueError, match=f"process {pid} .* no wherry-agent"):
+            second.evict()
+    assert stranger.poll() is None
+    first.release()
