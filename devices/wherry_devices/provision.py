@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import tempfile
 import threading
 import weakref
@@ -16,7 +17,7 @@ from typing import Any
 
 from wherry.artifact import hash_file
 from wherry.device import DeviceServices, Platform
-from wherry.errors import DeviceError, DeviceLostError, EnvironmentError_
+from wherry.errors import DeviceError, DeviceLostError, EnvironmentError_, UnfitError
 from wherry.requirements import Requirements
 from wherry_devices.board import Board
 
@@ -111,13 +112,13 @@ class Provisioner:
             known = self._chosen.get((platform, alternatives))
         if known is not None:
             return known
-        refusals: list[EnvironmentError_] = []
+        refusals: list[UnfitError] = []
         candidates = alternatives or _NUMPY
         for requirements in candidates:
             try:
                 found = requirements, self._services.wheels_lock(requirements, platform)
                 self._check(facts, requirements, platform)
-            except EnvironmentError_ as error:
+            except UnfitError as error:  # a network that fails makes no other choice
                 refusals.append(error)
                 continue
             with self._lock:
@@ -131,7 +132,7 @@ class Provisioner:
     ) -> None:
         """Refuse what the wheels alone do not tell."""
         if not facts["facts"]["libstdc++"]:
-            raise EnvironmentError_(
+            raise UnfitError(
                 "the runtimes need libstdc++.so.6, and the board does not have it",
                 remedy="On Debian and Ubuntu: apt install libstdc++6.",
             )
@@ -140,7 +141,7 @@ class Provisioner:
             name.startswith("numpy") and not _excluded(name, platform) for name in names
         )
         if not brings_numpy and not facts["facts"]["numpy"]:
-            raise EnvironmentError_(
+            raise UnfitError(
                 f"there is no wheel of numpy for {platform.machine}, and the board's own Python "
                 "has no numpy",
                 remedy="On Debian and Ubuntu: apt install python3-numpy.",
@@ -157,7 +158,7 @@ class Provisioner:
         uv = ""
         try:
             (wheel,) = self._services.wheels(_uv(), platform)
-        except EnvironmentError_:
+        except UnfitError:
             pass  # uv has no build for this board: pip does it
         else:
             with tempfile.TemporaryDirectory(prefix="wherry-uv-") as scratch:
@@ -170,15 +171,17 @@ def platform_of(facts: Mapping[str, Any]) -> Platform:
     """Of what the board's probe found.
 
     Raises:
-        EnvironmentError_: its Python is not CPython.
+        UnfitError: its Python is not CPython.
     """
     implementation = facts["facts"]["implementation"]
     if implementation != "CPython":
-        raise EnvironmentError_(
+        raise UnfitError(
             f"the board's Python is {implementation}, and wheels are for CPython",
             remedy="Name a CPython 3.8 or later with `python:` in devices.yaml.",
         )
-    return Platform(facts["facts"]["python_machine"], facts["python"], facts["glibc"])
+    version = re.match(r"\d+\.\d+\.\d+", facts["python"])  # without the suffix of a candidate
+    python = version[0] if version else facts["python"]
+    return Platform(facts["facts"]["python_machine"], python, facts["glibc"])
 
 
 def _name(locked: str, facts: Mapping[str, Any]) -> str:
@@ -187,7 +190,7 @@ def _name(locked: str, facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([locked, *own]).encode()).hexdigest()
 
 
-def _none_fits(refusals: Sequence[EnvironmentError_]) -> EnvironmentError_:
+def _none_fits(refusals: Sequence[UnfitError]) -> EnvironmentError_:
     """The refusals of all alternatives as one; those that say what would fit come first."""
     told = list(dict.fromkeys(error.message for error in refusals))
     best = next((e for e in refusals if "needs Python" not in e.message), refusals[-1])

@@ -55,15 +55,17 @@ CONVERTER = Requirements(
 )
 
 # The interpreter imports nothing but numpy; the package's other dependencies serve its tools. It
-# has no wheels for armv7l and for a glibc before 2.27: older boards run tflite-runtime.
+# has no wheels for armv7l and for a glibc before 2.27: older boards run tflite-runtime, those with
+# armv7l beside their own numpy, of which there are no wheels.
+_NOT_ARMV7 = "platform_machine != 'armv7l'"
 RUNTIMES = tuple(
     Requirements(packages=(numpy,), no_deps=(interpreter,), python=python)
     for numpy, interpreter, python in (
         ("numpy==2.4.6", "ai-edge-litert==2.3.0", ">=3.11,<3.14"),
         ("numpy==2.2.6", "ai-edge-litert==2.3.0", ">=3.10,<3.11"),
         ("numpy==2.0.2", "ai-edge-litert==2.1.0", ">=3.9,<3.10"),
-        ("numpy==1.24.4", "tflite-runtime==2.14.0", ">=3.8,<3.12"),
-        ("numpy==1.24.4", "tflite-runtime==2.13.0", ">=3.8,<3.11"),
+        (f"numpy==1.24.4; {_NOT_ARMV7}", "tflite-runtime==2.14.0", ">=3.8,<3.12"),
+        (f"numpy==1.24.4; {_NOT_ARMV7}", "tflite-runtime==2.13.0", ">=3.8,<3.11"),
     )
 )
 

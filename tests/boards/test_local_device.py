@@ -257,7 +257,7 @@ def test_an_agent_that_takes_nothing_is_ended(host, bench):
     begun = time.monotonic()
     with host(artifact=artifact, parameters={"limit_s": 2.0}) as runner:
         os.kill(agent_of(bench, "run"), signal.SIGSTOP)
-        with pytest.raises(ToolError, match="it took nothing for 2 s"):
+        with pytest.raises(ToolError, match=r"took nothing for 2 s|no answer within 2 s"):
             list(runner.infer(samples))
     assert time.monotonic() - begun < 20
 
@@ -323,7 +323,7 @@ def test_a_board_that_stops_while_it_is_sent_a_file_is_given_up(bench, tmp_path)
     try:
         os.kill(board.pid, signal.SIGSTOP)
         with pytest.raises(DeviceError, match=r"the device was lost: it (took nothing|was silent)"):
-            board._put("0" * 64, tmp_path / "file")
+            board.ship({"file": ("0" * 64, tmp_path / "file")})
     finally:
         board.close()
 

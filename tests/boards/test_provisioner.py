@@ -17,7 +17,7 @@ import wherry_ncnn.plugin
 from wherry.engine import uv
 from wherry.engine.environments import Environments
 from wherry.engine.lending import Lending
-from wherry.errors import DeviceError, EnvironmentError_
+from wherry.errors import DeviceError, EnvironmentError_, UnfitError
 from wherry.requirements import Requirements
 from wherry_devices import provision
 from wherry_devices.agent.environments import MARKER
@@ -74,7 +74,7 @@ class Shelf:
         del platform
         for name in _names(requirements):
             if not self._find(name):
-                raise EnvironmentError_(f"{name} has no wheel", remedy="None.")
+                raise UnfitError(f"{name} has no wheel", remedy="None.")
         return hashlib.sha256(repr(requirements).encode()).hexdigest()
 
     def wheels(self, requirements, platform, progress=None):

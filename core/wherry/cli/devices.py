@@ -246,7 +246,7 @@ def _known(name: str, among: Collection[str], kind: str) -> str:
     return name
 
 
-@click.group(name="devices", short_help="List, probe, set up, trust and unlock boards.")
+@click.group(name="devices", short_help="List, probe and set up boards.")
 def command() -> None:
     """Look at the boards: `local`, and those of devices.yaml here and in the config folder."""
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherry.engine.environments import Lock
-from wherry.errors import EnvironmentError_, Interrupted, PluginError
+from wherry.errors import EnvironmentError_, Interrupted, PluginError, UnfitError
 from wherry.filelock import hold
 from wherry.requirements import Requirements
 
@@ -182,12 +182,12 @@ def _check_python(requirements: Requirements, platform: Platform) -> None:
         raise PluginError(f"requirements.python {requirements.python!r}: {error}") from error
     names = ", ".join((*requirements.packages, *requirements.no_deps)) or "no packages"
     if not fitting.contains(platform.python, prereleases=True):
-        raise EnvironmentError_(
+        raise UnfitError(
             f"{names} needs Python {requirements.python}, and the board has {platform.python}",
             remedy="Install such a Python there, and name it with `python:` in devices.yaml.",
         )
     if platform.glibc is None:
-        raise EnvironmentError_(
+        raise UnfitError(
             f"{names} has no wheels for a board without glibc",
             remedy="Use a system with glibc, such as Debian or Ubuntu, on the board.",
         )
@@ -260,7 +260,7 @@ def _error(text: str, what: str, platform: Platform) -> EnvironmentError_:
     )
     if missing and (versions or not silent):
         fit = f"{versions[-1]} is the newest that fits" if versions else "no version of it fits"
-        return EnvironmentError_(
+        return UnfitError(
             f"{missing[1]} has no wheel for {board}; {fit}",
             remedy="Update the board's system or Python, or use another backend there.",
         )

@@ -7,6 +7,7 @@ where uv does not run, the board's own venv and pip's wheel do. Standard library
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -43,7 +44,8 @@ class Environments:
         directory = self._directory(lock)
         if not (directory / MARKER).is_file():
             return None
-        (directory / MARKER).touch()  # when it was used last
+        with contextlib.suppress(OSError):  # a disk that is only read serves as well
+            (directory / MARKER).touch()  # when it was used last
         return str(directory / "bin" / "python")
 
     def make(self, request: dict[str, Any]) -> str:
@@ -111,7 +113,8 @@ class Environments:
         uv, system = request["uv"], ["--system-site-packages"] if request["system"] else []
         if not uv:
             raise EnvironmentsError("uv has no build for this board")
-        os.chmod(uv, 0o550)  # noqa: S103, PTH101 -- the store's files are not for running
+        with contextlib.suppress(OSError):  # then it does not run, and pip is tried
+            os.chmod(uv, 0o550)  # noqa: S103, PTH101 -- the store's files are not for running
         self._run(
             "uv",
             [uv, "venv", "-q", "--no-project", "--python", request["python"], *system, directory],

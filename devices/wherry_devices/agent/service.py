@@ -96,7 +96,8 @@ class Service:
 
     def _end(self) -> None:
         for command in list(self._commands):
-            _end_group(command)
+            if command.poll() is None:  # the number of one that has ended may be another's by now
+                _end_group(command)
         self._runs.end(os.getpid())
         for receiver in self._receivers.values():
             receiver.close()
