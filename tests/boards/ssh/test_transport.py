@@ -52,7 +52,10 @@ def test_a_board_is_probed(device, board):
     assert (board.home / ".wherry/store/blobs").is_dir()
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+SHELLS = ("/bin/sh", "/bin/bash", "/bin/dash", "/bin/tcsh", "/usr/bin/zsh", "/usr/bin/fish")
+
+
+@pytest.mark.parametrize("shell", [shell for shell in SHELLS if Path(shell).exists()])
 def test_hostile_arguments_arrive_as_they_are(tmp_path, shell):
     command = launch_command(sys.executable, SHOW, HOSTILE)
     done = subprocess.run(
@@ -159,6 +162,33 @@ def test_a_link_that_freezes_is_given_up(device, board, workstation, proxy, host
             if count == 50:
                 between.freeze()
     assert free(board), "the agent gave up its silent host"
+
+
+def test_a_link_of_one_megabit(tmp_path, device, board, workstation, proxy, hosted, free):
+    between = proxy(board, rate=125_000)
+    workstation.trust(board, port=between.port)
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(100_000))
+    with device(board, port=between.port).session() as session:
+        folder = Path(session.ship({"file": (hash_file(path), path)}))
+        assert (folder / "file").read_bytes() == path.read_bytes()
+        with hosted(session) as runner:
+            assert len(list(runner.infer(samples(200)))) == 200
+    assert free(board)
+
+
+def test_a_second_run_ships_nothing(tmp_path, device, board, workstation, proxy):
+    between = proxy(board)
+    workstation.trust(board, port=between.port)
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(1 << 20))
+    files = {"file": (hash_file(path), path)}
+    with device(board, port=between.port).session() as session:
+        first = session.ship(files)
+    before = between.sent
+    with device(board, port=between.port).session() as session:
+        assert session.ship(files) == first
+    assert between.sent - before < 100_000
 
 
 def test_a_board_that_is_down(device, board):
