@@ -86,17 +86,17 @@ def noisy_shell(tmp_path):
 
 @pytest.fixture
 def openssh(tmp_path, stack, workstation):
-    """Makes boards of real sshd that our key enters: ``openssh()``."""
+    """Makes boards of real sshd that our key enters: ``openssh(host=..., prefix=...)``."""
     module = _load("openssh")
     if (why := module.missing()) is not None:
         pytest.skip(why)
     count = 0
 
-    def make():
+    def make(host=None, prefix=()):
         nonlocal count
         count += 1
         folder = tmp_path / f"sshd{count}"
-        made = stack.enter_context(module.OpenSsh(folder, f"127.0.9.{count}"))
+        made = stack.enter_context(module.OpenSsh(folder, host or f"127.0.9.{count}", prefix))
         workstation.enter(made)
         return made
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 _SSHD = "/usr/sbin/sshd"
@@ -47,6 +48,7 @@ class OpenSsh:
     Args:
         folder: of its own.
         host: a loopback address of its own.
+        prefix: what starts it, as ``ip netns exec NAME``.
 
     Attributes:
         home: its home folder.
@@ -55,8 +57,9 @@ class OpenSsh:
     port = 22022
     user = "root"
 
-    def __init__(self, folder: Path, host: str) -> None:
+    def __init__(self, folder: Path, host: str, prefix: Sequence[str] = ()) -> None:
         self.host = host
+        self._prefix = tuple(prefix)
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         self._folder = folder
@@ -85,7 +88,7 @@ class OpenSsh:
     def start(self) -> None:
         """Listen."""
         self._process = subprocess.Popen(
-            [_SSHD, "-D", "-f", self._folder / "config", "-E", self._folder / "log"],
+            [*self._prefix, _SSHD, "-D", "-f", self._folder / "config", "-E", self._folder / "log"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
