@@ -369,7 +369,7 @@ def shell_(context: click.Context, name: str) -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def unlock_(name: str, yes: bool) -> None:
-    """End the agent that holds a board, whosever it is; what it measures is lost."""
+    """End the agent that holds a board, if your account there may; what it measures is lost."""
 
     def confirm(holder: str) -> bool:
         return yes or click.confirm(f"{name} is in use by {holder}. End that?", err=True)

@@ -43,7 +43,8 @@ class Endpoint:
         agent: socket of the user's SSH agent; None: none is asked.
         only_named_keys: of the agent's keys those alone that ``keys`` name (IdentitiesOnly).
         known_as: the name that known_hosts files have it under.
-        known_hosts: files of host keys; the first is written by ``trust``.
+        known_hosts: files of host keys.
+        trust_file: of these, the user's own that ``trust`` writes; None: they have none.
         timeout_s: for the connection, and again for each part of the login.
         proxy_command: its stdin and stdout are the connection; None: a socket is.
         jump: the server through which this one is reached.
@@ -59,6 +60,7 @@ class Endpoint:
     only_named_keys: bool
     known_as: str
     known_hosts: tuple[Path, ...]
+    trust_file: Path | None
     timeout_s: float
     proxy_command: str | None = None
     jump: Endpoint | None = None
@@ -131,10 +133,8 @@ def _endpoint(
     known_as = found.get("hostkeyalias", host)
     user_files = found.get("userknownhostsfile")
     system_files = found.get("globalknownhostsfile")
-    known_hosts = [
-        *(shlex.split(user_files) if user_files else _USER_KNOWN_HOSTS),
-        *(shlex.split(system_files) if system_files else _SYSTEM_KNOWN_HOSTS),
-    ]
+    own = _files(shlex.split(user_files) if user_files else _USER_KNOWN_HOSTS)
+    system = _files(shlex.split(system_files) if system_files else _SYSTEM_KNOWN_HOSTS)
     proxy = found.get("proxycommand")
     proxy = None if proxy is None or proxy.lower() == "none" else proxy
     timeout_s = given.get("timeout_s") or float(found.get("connecttimeout", CONNECT_TIMEOUT_S))
@@ -149,7 +149,8 @@ def _endpoint(
         only_named_keys=bool(given.get("keys")) or found.get("identitiesonly") == "yes",
         # OpenSSH writes an alias as it is, and the port of a host where it is another than 22
         known_as=known_as if "hostkeyalias" in found or port == PORT else f"[{host}]:{port}",
-        known_hosts=tuple(_path(text) for text in known_hosts if text.lower() != "none"),
+        known_hosts=(*own, *system),
+        trust_file=own[0] if own else None,
         timeout_s=timeout_s,
         proxy_command=proxy,
         jump=None if proxy else _jump(found.get("proxyjump"), config, env, depth),
@@ -197,6 +198,10 @@ def _agent(setting: str | None, env: Mapping[str, str]) -> str | None:
     if setting.startswith("$"):
         return env.get(setting.strip("${}")) or None
     return str(_path(setting))
+
+
+def _files(texts: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(_path(text) for text in texts if text.lower() != "none")
 
 
 def _path(text: str) -> Path:

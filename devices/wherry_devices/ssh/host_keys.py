@@ -90,8 +90,14 @@ def fingerprint(key: PKey) -> str:
 
 
 def remember(endpoint: Endpoint, key: PKey) -> Path:
-    """Write the server's key down in the first of its known_hosts files, which is returned."""
-    file = endpoint.known_hosts[0]
+    """Write the server's key down in the user's known_hosts file, which is returned."""
+    file = endpoint.trust_file
+    if file is None:
+        raise DeviceError(
+            "the SSH configuration names no file of known hosts to write to",
+            where=endpoint.name,
+            remedy="Name one with UserKnownHostsFile.",
+        )
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = f"{endpoint.known_as} {key.get_name()} {key.get_base64()}\n".encode()
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from wherry.artifact import hash_file
 from wherry.errors import DeviceError, DeviceLostError, ToolError
 from wherry.measurement import MeasureSettings
+from wherry_devices.ssh import host_keys
 from wherry_devices.ssh.config import resolve
 from wherry_devices.ssh.parameters import SshParameters
 from wherry_devices.transport.ssh import launch_command
@@ -274,6 +275,14 @@ def test_a_host_of_the_ssh_configuration(device, board, workstation):
     assert (endpoint.host, endpoint.port, endpoint.user) == ("127.0.0.1", board.port, board.user)
     assert endpoint.keys == (workstation.key,)
     assert (endpoint.only_named_keys, endpoint.timeout_s) == (True, 7.0)
+
+
+def test_no_file_of_known_hosts_to_write_to(workstation, board):
+    workstation.alias("pi", board, UserKnownHostsFile="none")
+    endpoint = resolve(SshParameters.model_validate("pi"), "pi", {})
+    assert endpoint.trust_file is None
+    with pytest.raises(DeviceError, match="UserKnownHostsFile"):
+        host_keys.remember(endpoint, paramiko.ECDSAKey.generate())
 
 
 def test_a_jump(inprocess, board, workstation):
