@@ -54,7 +54,7 @@ def main() -> None:
             from .hosting import Hosting
 
             Hosting(Wire(), arguments.root, arguments.service).serve()
-    except (HostSilent, FrameError, BrokenPipeError) as error:
+    except (HostSilent, FrameError, OSError) as error:  # of the link, or of a disk that refuses
         sys.stderr.write(f"wherry-agent: {error}\n")
         sys.exit(1)
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import signal
+import threading
 import time
 
 import paramiko
@@ -43,9 +44,15 @@ def client(board, workstation, connect):
 def run(client, command, text=b""):
     """Its status (paramiko has -1 for a signal), stdout and stderr."""
     stdin, stdout, stderr = client.exec_command(command, timeout=20)
-    stdin.write(text)
-    stdin.channel.shutdown_write()
+
+    def send():  # while we read: neither side holds all of it
+        stdin.write(text)
+        stdin.channel.shutdown_write()
+
+    sender = threading.Thread(target=send)
+    sender.start()
     out, err = stdout.read(), stderr.read()
+    sender.join()
     return stdout.channel.recv_exit_status(), out, err
 
 
