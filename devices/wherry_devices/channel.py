@@ -173,7 +173,8 @@ class Channel:
             pass  # it died while it wrote: its status says more
         except (frames.FrameError, OSError) as error:
             self.kill(str(error))
-        self._frames.put(None)
+        finally:  # whatever ends this thread, nobody waits for a frame that cannot come
+            self._frames.put(None)
 
     def _bootstrap(self) -> bool:
         """Skip what a login shell says, and send the agent's files if they are missed."""

@@ -49,6 +49,8 @@ class Service:
         self._receivers: dict[int, Receiver] = {}
         self._refused: set[int] = set()  # files of which more chunks may still be under way
         self._commands: set[subprocess.Popen[bytes]] = set()
+        self._starting = threading.Lock()
+        self._ended = False
         self._environments = Environments(root, self._start)
         self._answers: dict[str, Callable[[Frame], dict[str, Any] | None]] = {
             "ping": self._ping,
@@ -95,7 +97,10 @@ class Service:
                 self._wire.write(dict(reply, id=number))
 
     def _end(self) -> None:
-        for command in list(self._commands):
+        with self._starting:  # a command is known before it can be missed here
+            self._ended = True
+            commands = list(self._commands)
+        for command in commands:
             if command.poll() is None:  # the number of one that has ended may be another's by now
                 _end_group(command)
         self._runs.end(os.getpid())
@@ -184,9 +189,12 @@ class Service:
         threading.Thread(target=self._command, args=(frame.header,), daemon=True).start()
 
     def _start(self, argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command that ends with us."""
-        command = subprocess.Popen(argv, **options)
-        self._commands.add(command)
+        """Start a command that ends with us; raises OSError where we are ending."""
+        with self._starting:
+            if self._ended:
+                raise OSError("the agent is ending")
+            command = subprocess.Popen(argv, **options)
+            self._commands.add(command)
         return command
 
     def _environment(self, frame: Frame) -> dict[str, Any]:

@@ -191,7 +191,7 @@ class SshProcess:
         """From its stdout."""
         while not len(self._taken):
             try:
-                data = self._channel.recv(_TAKE_BYTES)
+                data = self._receive(self._channel.recv)
             except TimeoutError:
                 continue
             if not data:
@@ -233,12 +233,28 @@ class SshProcess:
     def _listen(self) -> None:
         while True:
             try:
-                data = self._channel.recv_stderr(_TAKE_BYTES)
+                data = self._receive(self._channel.recv_stderr)
             except TimeoutError:
                 continue
+            except OSError:  # the reader of stdout, or who asks for the status, says so
+                return
             if not data:
                 return
             self._tail.feed(data)
+
+    def _receive(self, take: Callable[[int], bytes]) -> bytes:
+        """What has arrived; empty at the end. Taking it sends the server more room for the next.
+
+        Raises:
+            TimeoutError: nothing, so far.
+            OSError: the link was lost.
+        """
+        from paramiko.ssh_exception import SSHException
+
+        try:
+            return take(_TAKE_BYTES)
+        except (EOFError, SSHException) as error:
+            raise ConnectionError(f"the connection was lost: {error}".rstrip(": ")) from error
 
 
 def _joined(buffers: Sequence[memoryview]) -> Iterator[memoryview]:

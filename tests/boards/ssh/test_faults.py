@@ -8,14 +8,17 @@ import random
 import signal
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from paramiko.ssh_exception import SSHException
 
 from wherry.artifact import Binding, hash_file
 from wherry.errors import DeviceLostError, ToolError
 from wherry.measurement import MeasureSettings
+from wherry_devices.transport.ssh import SshProcess
 
 SAMPLE = {"x": np.arange(12, dtype=np.float32).reshape(1, 3, 4)}
 
@@ -152,6 +155,28 @@ def test_a_board_that_reboots(far, link, board, hosted, agents, free, tmp_path):
         found = Path(session._board.ship({"file": (digest, path)}))
         assert hash_file(found / "file") == digest
     assert free(board)
+
+
+@pytest.mark.parametrize("error", [EOFError(), SSHException("no key")])
+def test_a_link_that_is_lost_while_it_makes_room(error):
+    """Taking what has arrived sends a message: paramiko raises this where that cannot be sent."""
+
+    def take(size):
+        raise error
+
+    channel = types.SimpleNamespace(
+        settimeout=lambda seconds: None,
+        recv=take,
+        recv_stderr=take,
+        exit_status_ready=lambda: True,
+        close=lambda: None,
+    )
+    process = SshProcess(channel)
+    with pytest.raises(ConnectionError, match="the connection was lost"):
+        process.readinto(memoryview(bytearray(4)))
+    process.close()
+    assert not process._listener.is_alive()
+    assert process.stderr_tail() == ""
 
 
 @pytest.mark.parametrize("seed", range(20))
