@@ -59,6 +59,14 @@ class Sensors:
     time_s: float
     values: Mapping[str, float | int | str]
 
+    def numbers(self, prefix: str) -> dict[str, float]:
+        """Those whose names begin so and that are no text, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): float(value)
+            for name, value in self.values.items()
+            if name.startswith(prefix) and not isinstance(value, str)
+        }
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -43,6 +43,7 @@ class Board:
     def __init__(self, connection: Connection, name: str, silence_s: float = SILENCE_S) -> None:
         self.name = name
         self.token: str | None = None
+        self._probed: Mapping[str, Any] | None = None
         self._silence_s = silence_s
         self._calling = threading.Lock()
         self._number = 0
@@ -88,12 +89,17 @@ class Board:
         self.call("ping")
 
     def probe(self) -> Mapping[str, Any]:
-        """What the board is, JSON values; of its lease only who holds it, in words."""
-        found = dict(self.call("probe")["board"])
-        facts = dict(found["facts"])
-        lease = facts.pop("lease")
-        facts["in_use_by"] = None if lease is None else describe_holder(lease)
-        return {**found, "facts": facts}
+        """What the board is, JSON values; of its lease only who holds it, in words.
+
+        It is asked once: what it says is of that time.
+        """
+        if self._probed is None:
+            found = dict(self.call("probe")["board"])
+            facts = dict(found["facts"])
+            lease = facts.pop("lease")
+            facts["in_use_by"] = None if lease is None else describe_holder(lease)
+            self._probed = {**found, "facts": facts}
+        return self._probed
 
     def sensors(self) -> Sensors:
         """Read the sensors now."""
@@ -132,7 +138,7 @@ class Board:
             report(f"{self.name}: {text}")
 
     def unlock(self) -> Mapping[str, Any] | None:
-        """End the agent that holds the lease, whosever it is; who it was, None: it was free."""
+        """End the agent that holds the lease, if our account may; who it was, None: it was free."""
         ended = self.call("unlock")["ended"]
         return None if ended is None else dict(ended)
 

@@ -44,20 +44,11 @@ def disturbances(readings: Sequence[Sensors], cores: int) -> tuple[str, ...]:
     return tuple(sentence for sentence in [*found, *_throttling(readings)] if sentence)
 
 
-def _numbers(reading: Sensors, prefix: str) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in reading.values.items()
-        if name.startswith(prefix) and not isinstance(value, str)
-    }
-
-
 def _clock(readings: Sequence[Sensors]) -> str | None:
     """The fastest core's clock, which is that of the core at work."""
-    clocks = [_numbers(reading, "frequency_khz.") for reading in readings]
+    clocks = [reading.numbers("frequency_khz.") for reading in readings]
     cores = [
-        [clock for name, clock in values.items() if not name.startswith(_GPU_CLOCK)]
-        for values in clocks
+        [clock for name, clock in values.items() if not name.startswith("gpu")] for values in clocks
     ]
     moved = _moved([max(values) for values in cores if values])
     return moved and f"The clock moved between {moved} MHz."
@@ -80,12 +71,11 @@ def _moved(clocks: Sequence[float]) -> str | None:
 
 
 def _temperature(readings: Sequence[Sensors]) -> str | None:
-    zones = [_numbers(reading, "temperature_c.") for reading in readings]
+    zones = [reading.numbers("temperature_c.") for reading in readings]
     for zone in zones[0] if zones else ():
         values = [reading[zone] for reading in zones if zone in reading]
         if max(values) - min(values) > TEMPERATURE_C:
-            name = zone.partition(".")[2]
-            return f"The temperature of {name} moved from {values[0]:.0f} to {values[-1]:.0f} °C."
+            return f"The temperature of {zone} moved from {values[0]:.0f} to {values[-1]:.0f} °C."
     return None
 
 
@@ -112,17 +102,16 @@ def _throttling(readings: Sequence[Sensors]) -> list[str]:
         flags |= (sticky[-1] & ~sticky[0]) >> _STICKY
     words = [word for bit, word in THROTTLE_BITS.items() if flags >> bit & 1]
     found = [f"The board reported that it was {' and '.join(words)}."] if words else []
-    names = dict.fromkeys(n for r in readings for n in _numbers(r, "throttle_count."))
-    for name in names:
-        counts = [int(r.values[name]) for r in readings if name in r.values]
+    counters = [reading.numbers("throttle_count.") for reading in readings]
+    for what in dict.fromkeys(name for values in counters for name in values):
+        counts = [int(values[what]) for values in counters if what in values]
         if counts[-1] > counts[0]:
-            what = name.partition(".")[2]
             sentence = _ALARMS.get(what, f"The board was throttled {{}} times ({what}).")
             found.append(sentence.format(counts[-1] - counts[0]))
     cooling = dict.fromkeys(
-        n.partition(".")[2]
-        for r in readings
-        for n, value in _numbers(r, "cooling.").items()
+        name
+        for reading in readings
+        for name, value in reading.numbers("cooling.").items()
         if value > 0
     )
     if cooling:

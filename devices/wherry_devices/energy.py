@@ -73,19 +73,11 @@ def main_power(rails: Mapping[str, float]) -> tuple[str, float] | None:
     return (others[0], rails[others[0]]) if len(others) == 1 else None
 
 
-def _numbers(reading: Sensors, prefix: str) -> dict[str, float]:
-    return {
-        name[len(prefix) :]: float(value)
-        for name, value in reading.values.items()
-        if name.startswith(prefix)
-    }
-
-
 def _of_counters(readings: Sequence[Sensors]) -> tuple[str, str, float] | None:
     """The processor's packages: their parts are in them."""
     if len(readings) < 2 or readings[-1].time_s <= readings[0].time_s:
         return None
-    ends = [_numbers(readings[index], "energy_j.") for index in (0, -1)]
+    ends = [readings[index].numbers("energy_j.") for index in (0, -1)]
     names = [name for name in ends[0] if _PACKAGE.fullmatch(name) and name in ends[1]]
     used = sum(ends[1][name] - ends[0][name] for name in names)
     if used <= 0:  # a virtual machine's counter stands still
@@ -94,7 +86,7 @@ def _of_counters(readings: Sequence[Sensors]) -> tuple[str, str, float] | None:
 
 
 def _of_rails(readings: Sequence[Sensors]) -> tuple[str, str, float] | None:
-    found = [power for r in readings if (power := main_power(_numbers(r, "power_w.")))]
+    found = [power for r in readings if (power := main_power(r.numbers("power_w.")))]
     if not found or len(found) < len(readings):
         return None
     watts = float(np.mean([power for _, power in found]))

@@ -7,8 +7,6 @@ import hashlib
 import json
 import re
 import tempfile
-import threading
-import weakref
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -17,11 +15,13 @@ from typing import Any
 
 from wherry.artifact import hash_file
 from wherry.device import DeviceServices, Platform
+from wherry.engine.wheels import PIP, for_platform
 from wherry.errors import DeviceError, DeviceLostError, EnvironmentError_, UnfitError
 from wherry.requirements import Requirements
+from wherry_devices.alternatives import Alternatives
 from wherry_devices.board import Board
 
-_PIP = Requirements(no_deps=("pip==25.0.1",))  # the last that runs on Python 3.8
+_PIP = Requirements(no_deps=(PIP,))
 # For runners that need nothing but numpy.
 _NUMPY = tuple(
     Requirements(packages=(numpy,), python=python)
@@ -47,17 +47,12 @@ class Provisioner:
 
     def __init__(self, services: DeviceServices) -> None:
         self._services = services
-        self._chosen: dict[tuple[Platform, tuple[Requirements, ...]], tuple[Requirements, str]] = {}
-        self._facts: weakref.WeakKeyDictionary[Board, Mapping[str, Any]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._lock = threading.Lock()
+        self._chosen = Alternatives()
 
     def lock(self, board: Board, alternatives: Sequence[Requirements]) -> str:
         """See `wherry_devices.connection.Connection.runtime_lock`."""
-        facts = self._of(board)
-        _, wheels = self._choose(facts, tuple(alternatives))
-        return _name(wheels, facts)
+        facts = board.probe()
+        return _name(facts, *self._choose(facts, tuple(alternatives)))
 
     def provide(
         self,
@@ -66,9 +61,9 @@ class Provisioner:
         progress: Progress | None = None,
     ) -> str:
         """See `wherry_devices.connection.Connection.provide`."""
-        facts = self._of(board)
+        facts = board.probe()
         requirements, locked = self._choose(facts, tuple(alternatives))
-        name = _name(locked, facts)
+        name = _name(facts, requirements, locked)
         found = board.call("environment", lock=name)["python"]
         if found is not None:
             return str(found)
@@ -79,7 +74,7 @@ class Provisioner:
             "lock": name,
             "python": facts["python_executable"],
             "pins": ["==".join(path.name.split("-")[:2]) for path in wheels],
-            "system": not any(path.name.startswith("numpy-") for path in wheels),
+            "system": not _brings_numpy(requirements, platform),
             "bytes": sum(map(_unpacked_bytes, wheels)),
             **self._ship(board, wheels, platform, say),
         }
@@ -97,55 +92,20 @@ class Provisioner:
             ) from error
         return str(answer["python"])
 
-    def _of(self, board: Board) -> Mapping[str, Any]:
-        with self._lock:
-            if board not in self._facts:
-                self._facts[board] = board.probe()
-            return self._facts[board]
-
     def _choose(
         self, facts: Mapping[str, Any], alternatives: tuple[Requirements, ...]
     ) -> tuple[Requirements, str]:
         """The first set that fits, and the sha256 of its lock."""
         platform = platform_of(facts)
-        with self._lock:
-            known = self._chosen.get((platform, alternatives))
-        if known is not None:
-            return known
-        refusals: list[UnfitError] = []
-        candidates = alternatives or _NUMPY
-        for requirements in candidates:
-            try:
-                found = requirements, self._services.wheels_lock(requirements, platform)
-                self._check(facts, requirements, platform)
-            except UnfitError as error:  # a network that fails makes no other choice
-                refusals.append(error)
-                continue
-            with self._lock:
-                return self._chosen.setdefault((platform, alternatives), found)
-        if not alternatives and facts["facts"]["numpy"]:
-            return _BOARDS_OWN, self._services.wheels_lock(_BOARDS_OWN, platform)
-        raise _none_fits(refusals)
 
-    def _check(
-        self, facts: Mapping[str, Any], requirements: Requirements, platform: Platform
-    ) -> None:
-        """Refuse what the wheels alone do not tell."""
-        if not facts["facts"]["libstdc++"]:
-            raise UnfitError(
-                "the runtimes need libstdc++.so.6, and the board does not have it",
-                remedy="On Debian and Ubuntu: apt install libstdc++6.",
-            )
-        names = [*requirements.packages, *requirements.no_deps]
-        brings_numpy = any(
-            name.startswith("numpy") and not _excluded(name, platform) for name in names
-        )
-        if not brings_numpy and not facts["facts"]["numpy"]:
-            raise UnfitError(
-                f"there is no wheel of numpy for {platform.machine}, and the board's own Python "
-                "has no numpy",
-                remedy="On Debian and Ubuntu: apt install python3-numpy.",
-            )
+        def lock(requirements: Requirements) -> str:
+            locked = self._services.wheels_lock(requirements, platform)
+            _check(facts, requirements, platform)
+            return locked
+
+        own = (_BOARDS_OWN,) if facts["facts"]["numpy"] else ()
+        candidates = alternatives or (*_NUMPY, *own)
+        return self._chosen.choose((platform, alternatives), candidates, lock)
 
     def _ship(
         self, board: Board, wheels: Sequence[Path], platform: Platform, say: Progress
@@ -184,29 +144,32 @@ def platform_of(facts: Mapping[str, Any]) -> Platform:
     return Platform(facts["facts"]["python_machine"], python, facts["glibc"])
 
 
-def _name(locked: str, facts: Mapping[str, Any]) -> str:
+def _check(facts: Mapping[str, Any], requirements: Requirements, platform: Platform) -> None:
+    """Refuse what the wheels alone do not tell."""
+    if not facts["facts"]["libstdc++"] and requirements != _BOARDS_OWN:
+        raise UnfitError(
+            "the runtimes need libstdc++.so.6, and the board does not have it",
+            remedy="On Debian and Ubuntu: apt install libstdc++6.",
+        )
+    if not _brings_numpy(requirements, platform) and not facts["facts"]["numpy"]:
+        raise UnfitError(
+            f"there is no wheel of numpy for {platform.machine}, and the board's own Python has "
+            "no numpy",
+            remedy="On Debian and Ubuntu: apt install python3-numpy.",
+        )
+
+
+def _brings_numpy(requirements: Requirements, platform: Platform) -> bool:
+    names = for_platform((*requirements.packages, *requirements.no_deps), platform)
+    return any(re.match(r"numpy\b", name) for name in names)
+
+
+def _name(facts: Mapping[str, Any], requirements: Requirements, locked: str) -> str:
     """Of an environment: its wheels, the interpreter, and the board's numpy where it is used."""
-    own = [facts["python_executable"], facts["python"], facts["facts"]["numpy"]]
+    own = [facts["python_executable"], facts["python"]]
+    if not _brings_numpy(requirements, platform_of(facts)):
+        own.append(facts["facts"]["numpy"])
     return hashlib.sha256(json.dumps([locked, *own]).encode()).hexdigest()
-
-
-def _none_fits(refusals: Sequence[UnfitError]) -> EnvironmentError_:
-    """The refusals of all alternatives as one; those that say what would fit come first."""
-    told = list(dict.fromkeys(error.message for error in refusals))
-    best = next((e for e in refusals if "needs Python" not in e.message), refusals[-1])
-    if len(told) == 1:
-        return best
-    return EnvironmentError_(
-        f"no alternative of the runtime can be provided: {'; '.join(told)}", remedy=best.remedy
-    )
-
-
-def _excluded(requirement: str, platform: Platform) -> bool:
-    """Whether its marker leaves it out on the board's machine."""
-    from packaging.requirements import Requirement
-
-    marker = Requirement(requirement).marker
-    return marker is not None and not marker.evaluate({"platform_machine": platform.machine})
 
 
 def _unpacked_bytes(wheel: Path) -> int:

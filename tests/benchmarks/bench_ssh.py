@@ -14,7 +14,6 @@ medians of ratios of pairs in the same run, with the least and the greatest:
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import statistics
 import subprocess
@@ -40,15 +39,12 @@ IMAGES = 4800
 SPEC = {"scale": 1 / 255, "mean": [0.1307], "std": [0.3081]}
 
 
-def load(name: str) -> ModuleType:
+def boards(name: str) -> ModuleType:
     """A file of the tests' boards."""
-    path = HERE.parent / "boards/ssh" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"wherry_ssh_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(HERE.parent / "support"))
+    from loading import load
+
+    return load(HERE.parent / "boards/ssh" / f"{name}.py")
 
 
 def say(text: str) -> None:
@@ -146,16 +142,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    openssh = load("openssh")
+    openssh = boards("openssh")
     if (why := openssh.missing()) is not None:
         sys.exit(why)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        workstation = load("workstation").Workstation(folder / "workstation")
+        workstation = boards("workstation").Workstation(folder / "workstation")
         os.environ["HOME"] = str(workstation.home)
         with (
             openssh.OpenSsh(folder / "sshd", "127.0.9.99") as board,
-            load("proxy").Proxy((board.host, board.port), delay_s=0.010) as far,
+            boards("proxy").Proxy((board.host, board.port), delay_s=0.010) as far,
         ):
             workstation.enter(board)
             workstation.trust(board, host=far.host, port=far.port)

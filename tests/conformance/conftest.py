@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from loading import load
 
 
 def _load(stem: str) -> ModuleType:
-    """A file of this folder, by path: pytest's importlib mode puts no test folder on sys.path."""
-    name = f"wherry_conformance_{stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{stem}.py"))
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before execution: dataclasses look their module up
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    """A file of this folder."""
+    return load(Path(__file__).with_name(f"{stem}.py"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

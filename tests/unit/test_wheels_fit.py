@@ -140,6 +140,15 @@ def test_what_is_fetched_is_what_was_locked_and_comes_once(wheels, wherry_home, 
 
 
 @pytest.mark.index
+def test_a_wheel_that_was_damaged_later_is_fetched_again(wheels):
+    (wheel,) = wheels.fetch(PIP, JETSON)
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[:-1])
+    assert wheels.fetch(PIP, JETSON) == (wheel,)
+    assert wheel.read_bytes() == whole
+
+
+@pytest.mark.index
 def test_a_wheel_that_is_not_the_locked_one_is_refused_and_leaves_nothing(
     wheels, wherry_home, monkeypatch
 ):
@@ -263,7 +272,7 @@ def test_a_package_without_dependencies_comes_over_one_with(wheels, monkeypatch)
 )
 def test_markers_are_the_boards(marker, platforms):
     for platform in (JETSON, PI, PC):
-        found = module._for_platform((f"numpy==1.0; {marker}",), platform)
+        found = module.for_platform((f"numpy==1.0; {marker}",), platform)
         assert found == (["numpy==1.0"] if platform in platforms else [])
 
 

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 
 from wherry.engine.uv import Interpreter, Uv, binary, named, variables
-from wherry.errors import EnvironmentError_, PluginError
+from wherry.errors import EnvironmentError_, PluginError, UnfitError
 from wherry.filelock import TakenError, hold
 from wherry.requirements import Requirements
 
@@ -333,16 +333,20 @@ def _resolve_alone(
     raise AssertionError("the loop ends in a return or a raise")
 
 
-def _check_python(requirements: Requirements, python: Path, interpreter: Interpreter) -> None:
+def python_fits(requirements: Requirements, version: str) -> bool:
+    """Whether a set was tried on a version of Python; `PluginError` where it says nonsense."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     try:
-        fitting = SpecifierSet(requirements.python)
+        return SpecifierSet(requirements.python).contains(version, prereleases=True)
     except InvalidSpecifier as error:
         raise PluginError(f"requirements.python {requirements.python!r}: {error}") from error
-    if fitting.contains(interpreter.version, prereleases=True):
+
+
+def _check_python(requirements: Requirements, python: Path, interpreter: Interpreter) -> None:
+    if python_fits(requirements, interpreter.version):
         return
-    raise EnvironmentError_(
+    raise UnfitError(
         f"{named(requirements)} needs Python {requirements.python}, and {python} is "
         f"{interpreter.version}",
         remedy=_fitting_python(requirements.python),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wherry.errors import EnvironmentError_, Interrupted
+from wherry.errors import EnvironmentError_, Interrupted, UnfitError
 from wherry.requirements import Requirements
 
 _TIME_S = 3600.0
@@ -183,11 +183,12 @@ class Uv:
         words = " ".join(words.split())
         if len(words) > _SHOWN_CHARS:
             words = words[:_SHOWN_CHARS].rpartition(" ")[0] + " ..."
-        found = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, text, re.IGNORECASE))
-        error = EnvironmentError_(
+        found = [remedy for pattern, remedy in _REMEDIES if re.search(pattern, text, re.IGNORECASE)]
+        unfit = not found and re.search(r"no solution found", text, re.IGNORECASE)
+        error = (UnfitError if unfit else EnvironmentError_)(
             f"the environment of {named(self.requirements)} cannot be {failing} for "
             f"{self.interpreter}: {words or f'uv ended with exit code {code}'}",
-            remedy=f"{next(found, '')} The whole log: {self.log}".lstrip(),
+            remedy=f"{next(iter(found), '')} The whole log: {self.log}".lstrip(),
         )
         error.__cause__ = UvError(text)
         return error

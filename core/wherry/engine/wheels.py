@@ -22,8 +22,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wherry.engine.environments import Lock
-from wherry.errors import EnvironmentError_, Interrupted, PluginError, UnfitError
+from wherry.artifact import hash_file
+from wherry.engine.environments import Lock, python_fits
+from wherry.engine.uv import named
+from wherry.errors import EnvironmentError_, Interrupted, UnfitError
 from wherry.filelock import hold
 from wherry.requirements import Requirements
 
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from wherry.device import Platform
     from wherry.engine.environments import Environments
 
-PIP = "pip==25.0.1"  # the last that also runs on Python 3.8, for boards without uv
+PIP = "pip==25.0.1"
+"""The last that also runs on Python 3.8: boards where uv does not run get it too."""
+
 _FORM = 1  # of the lock's text
 _OLDEST_GLIBC = 17  # of manylinux: 2.17, and its older name manylinux2014
 _POLL_S = 0.2
@@ -96,10 +100,11 @@ class Wheels:
         """
         lock = self.lock(requirements, platform)
         folder = self._root / lock.sha256
-        if not folder.is_dir():
+        if not _is_whole(folder, lock):
             self._root.mkdir(parents=True, exist_ok=True)
             with hold(folder.with_suffix(".lock"), remove=True, cancelled=self._cancelled):
-                if not folder.is_dir():
+                if not _is_whole(folder, lock):
+                    shutil.rmtree(folder, ignore_errors=True)
                     if progress is not None:
                         progress(f"fetching wheels for {describe(platform)}")
                     self._download(lock, platform, folder)
@@ -111,7 +116,7 @@ class Wheels:
             pins = building / "lock.txt"
             pins.write_text(lock.text, encoding="utf-8")
             arguments = ["download", "--no-deps", "--require-hashes", "--dest", str(building)]
-            if _lines(lock.text):
+            if lock.text:
                 self._pip([*arguments, *_tags(platform), "-r", str(pins)], lock.text, platform)
             pins.unlink()
             building.rename(folder)
@@ -125,7 +130,7 @@ class Wheels:
             (requirements.packages, []),
             (requirements.no_deps, ["--no-deps"]),
         ):
-            wanted = _for_platform(packages, platform)
+            wanted = for_platform(packages, platform)
             if not wanted:
                 continue
             with tempfile.TemporaryDirectory(prefix="wherry-wheels-") as scratch:
@@ -173,15 +178,15 @@ def describe(platform: Platform) -> str:
     return f"Python {platform.python}, {libc}, {platform.machine}"
 
 
-def _check_python(requirements: Requirements, platform: Platform) -> None:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+def _is_whole(folder: Path, lock: Lock) -> bool:
+    """Whether a folder holds the wheels of a lock, and none was damaged since."""
+    found = {hash_file(path) for path in folder.glob("*.whl")}
+    return folder.is_dir() and found == set(re.findall(r"--hash=sha256:(\w+)", lock.text))
 
-    try:
-        fitting = SpecifierSet(requirements.python)
-    except InvalidSpecifier as error:
-        raise PluginError(f"requirements.python {requirements.python!r}: {error}") from error
-    names = ", ".join((*requirements.packages, *requirements.no_deps)) or "no packages"
-    if not fitting.contains(platform.python, prereleases=True):
+
+def _check_python(requirements: Requirements, platform: Platform) -> None:
+    names = named(requirements)
+    if not python_fits(requirements, platform.python):
         raise UnfitError(
             f"{names} needs Python {requirements.python}, and the board has {platform.python}",
             remedy="Install such a Python there, and name it with `python:` in devices.yaml.",
@@ -193,7 +198,7 @@ def _check_python(requirements: Requirements, platform: Platform) -> None:
         )
 
 
-def _for_platform(packages: Sequence[str], platform: Platform) -> list[str]:
+def for_platform(packages: Sequence[str], platform: Platform) -> list[str]:
     """Those whose markers hold on the board, without the markers."""
     from packaging.requirements import Requirement
 
@@ -243,10 +248,6 @@ def _pin(item: Mapping[str, Any]) -> tuple[str, str]:
     metadata = item["metadata"]
     digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
     return metadata["name"], f"{metadata['name']}=={metadata['version']} --hash=sha256:{digest}"
-
-
-def _lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line]
 
 
 def _error(text: str, what: str, platform: Platform) -> EnvironmentError_:

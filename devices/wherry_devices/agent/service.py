@@ -155,6 +155,8 @@ class Service:
         def answer() -> None:
             try:
                 self._wire.write(dict(work(), id=number))
+            except EnvironmentsError as error:
+                self._wire.write({"id": number, "error": str(error)})
             except OSError as error:
                 self._wire.write({"id": number, "error": repr(error)})
 
@@ -185,8 +187,7 @@ class Service:
         return {"directory": str(self._store.tree(frame.header["files"]))}
 
     def _execute(self, frame: Frame) -> None:
-        """Run a command beside the conversation; the answer comes when it has ended."""
-        threading.Thread(target=self._command, args=(frame.header,), daemon=True).start()
+        self._beside(frame.header["id"], lambda: self._command(frame.header))
 
     def _start(self, argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a command that ends with us; raises OSError where we are ending."""
@@ -201,17 +202,8 @@ class Service:
         return {"python": self._environments.find(frame.header["lock"])}
 
     def _make_environment(self, frame: Frame) -> None:
-        """Beside the conversation, as it takes long."""
-
-        def make() -> None:
-            try:
-                python = self._environments.make(frame.header["request"])
-            except (EnvironmentsError, OSError) as error:
-                self._wire.write({"id": frame.header["id"], "error": str(error)})
-            else:
-                self._wire.write({"id": frame.header["id"], "python": python})
-
-        threading.Thread(target=make, daemon=True).start()
+        request = frame.header["request"]
+        self._beside(frame.header["id"], lambda: {"python": self._environments.make(request)})
 
     def _clean(self, frame: Frame) -> dict[str, Any]:
         """Remove what nobody used for so long, seconds; how many bytes and what was removed."""
@@ -219,34 +211,28 @@ class Service:
         gone = self._environments.forget(unused_s)
         return {"environments": gone, "bytes": self._store.forget(unused_s)}
 
-    def _command(self, header: dict[str, Any]) -> None:
-        environment = dict(os.environ, **header.get("environment", {}))
+    def _command(self, header: dict[str, Any]) -> dict[str, Any]:
+        """Run a command to its end."""
         with tempfile.TemporaryFile() as output:
-            try:
-                command = self._start(
-                    header["argv"],
-                    cwd=self._root,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                self._wire.write({"id": header["id"], "error": repr(error)})
-                return
+            command = self._start(
+                header["argv"],
+                cwd=self._root,
+                env=dict(os.environ, **header.get("environment", {})),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             timed_out = False
             try:
                 command.wait(header["limit_s"])
             except subprocess.TimeoutExpired:
                 timed_out = True
                 _end_group(command)
-            self._commands.discard(command)
             size = output.seek(0, os.SEEK_END)
             output.seek(max(0, size - _TAIL_BYTES))
             text = output.read().decode(errors="replace")
-        answer = {"status": command.returncode, "timed_out": timed_out, "output": text}
-        self._wire.write(dict(answer, id=header["id"]))
+        return {"status": command.returncode, "timed_out": timed_out, "output": text}
 
 
 def _end_group(command: subprocess.Popen[bytes]) -> None:

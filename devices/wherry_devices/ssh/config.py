@@ -102,12 +102,6 @@ def resolve(parameters: SshParameters, device: str, env: Mapping[str, str]) -> E
             "timeout_s": parameters.connect_timeout_s,
         }
         return replace(_endpoint(parameters.host, given, config, env, depth=0), name=device)
-    except ImportError as error:  # paramiko wants another package for `Match exec`
-        raise DeviceError(
-            "`Match exec` in an SSH configuration is not supported",
-            where=device,
-            remedy=f"Give host, user and port of {device} in devices.yaml.",
-        ) from error
     except (SSHException, OSError, ValueError) as error:
         raise DeviceError(
             f"the SSH configuration cannot be used: {error}",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.device import Device, DeviceServices, DeviceSpec, Transport
-from wherry.errors import DeviceError, EnvironmentError_
+from wherry.errors import DeviceError
 from wherry.requirements import Requirements
 from wherry_devices.agent import frames
+from wherry_devices.alternatives import Alternatives
 from wherry_devices.session import BoardDevice, Patience
 from wherry_devices.tail import Tail
 
@@ -54,12 +55,8 @@ def connect(spec: DeviceSpec, services: DeviceServices) -> Device:
     parameters = spec.parameters
     assert isinstance(parameters, LocalParameters)
     patience = Patience(limit_s=parameters.limit_s, wait_s=parameters.wait_s)
-    chosen: Chosen = {}
+    chosen = Alternatives()
     return BoardDevice(spec.name, lambda: LocalConnection(services, chosen), patience)
-
-
-Chosen = dict[tuple[Requirements, ...], tuple[Requirements, str]]
-"""Alternatives to the one that was chosen, and the sha256 of its lock."""
 
 
 class LocalConnection:
@@ -67,13 +64,12 @@ class LocalConnection:
 
     Args:
         services: make the environments.
-        chosen: what other connections to this device have chosen: the store's keys name a
-            runtime, and what is measured under them must run on that one.
+        chosen: what other connections to this device have chosen.
     """
 
-    def __init__(self, services: DeviceServices, chosen: Chosen | None = None) -> None:
+    def __init__(self, services: DeviceServices, chosen: Alternatives | None = None) -> None:
         self._services = services
-        self._chosen: Chosen = {} if chosen is None else chosen
+        self._chosen = chosen or Alternatives()
         self.cancelled = services.cancelled
         board = services.home / "board"
         self.root = str(board)
@@ -119,30 +115,10 @@ class LocalConnection:
         return self._choose(tuple(alternatives))[1]
 
     def _choose(self, alternatives: tuple[Requirements, ...]) -> tuple[Requirements, str]:
-        """The first set that can be locked for this host; the same whenever it is asked for."""
-        refusals = []
-        for requirements in () if alternatives in self._chosen else alternatives:
-            try:
-                found = requirements, self._services.environment_lock(requirements)
-            except EnvironmentError_ as error:
-                refusals.append(error)
-            else:
-                return self._chosen.setdefault(alternatives, found)
-        if refusals:
-            raise _none_fits(refusals)
-        return self._chosen[alternatives]
+        return self._chosen.choose(alternatives, alternatives, self._services.environment_lock)
 
     def close(self) -> None:
         """Nothing to hang up."""
-
-
-def _none_fits(refusals: Sequence[EnvironmentError_]) -> EnvironmentError_:
-    if len(refusals) == 1:
-        return refusals[0]
-    text = "; ".join(error.message for error in refusals)
-    return EnvironmentError_(
-        f"no alternative of the runtime can be provided: {text}", remedy=refusals[0].remedy
-    )
 
 
 class LocalProcess:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from loading import load
 
 from wherry.device import DeviceSpec
 from wherry_devices.agent.lease import Lease
@@ -19,14 +20,8 @@ from wherry_devices.transport.ssh import SshConnection, reach
 
 
 def _load(stem: str) -> ModuleType:
-    """A file of this folder, by path: pytest's importlib mode puts no test folder on sys.path."""
-    name = f"wherry_ssh_{stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{stem}.py"))
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before execution: dataclasses look their module up
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    """A file of this folder."""
+    return load(Path(__file__).with_name(f"{stem}.py"))
 
 
 @pytest.fixture
@@ -182,3 +177,9 @@ def free(agents):
         return False
 
     return wait
+
+
+@pytest.fixture
+def samples():
+    """So many samples of the fake network, each of one number: ``samples(count)``."""
+    return lambda count: [{"x": np.full((1, 3, 4), index, np.float32)} for index in range(count)]

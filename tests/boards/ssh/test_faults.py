@@ -23,10 +23,6 @@ from wherry_devices.transport.ssh import SshProcess
 SAMPLE = {"x": np.arange(12, dtype=np.float32).reshape(1, 3, 4)}
 
 
-def samples(count):
-    return [{"x": np.full((1, 3, 4), index, np.float32)} for index in range(count)]
-
-
 @pytest.fixture
 def link(board, workstation, proxy):
     """A link to the board."""
@@ -108,7 +104,9 @@ def test_cut_in_the_middle_of_an_answer(far, link, board, wide, free):
     assert free(board)
 
 
-def test_a_link_that_comes_back_in_time_loses_nothing(far, link, board, hosted, free, soon):
+def test_a_link_that_comes_back_in_time_loses_nothing(
+    far, link, board, hosted, free, soon, samples
+):
     outputs = []
     with far(silence_s=10).session() as session, hosted(session) as runner:
         for output in runner.infer(samples(3000)):
@@ -120,7 +118,7 @@ def test_a_link_that_comes_back_in_time_loses_nothing(far, link, board, hosted, 
     assert free(board)
 
 
-def test_a_board_that_reboots(far, link, board, hosted, agents, free, tmp_path):
+def test_a_board_that_reboots(far, link, board, hosted, agents, free, tmp_path, samples):
     """All processes die at once, in the middle of a file; then the board is back."""
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 << 20))
@@ -180,7 +178,7 @@ def test_a_link_that_is_lost_while_it_makes_room(error):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_fault_at_any_moment(seed, far, link, board, hosted, agents, free, tmp_path):
+def test_a_fault_at_any_moment(seed, far, link, board, hosted, agents, free, tmp_path, samples):
     """Whatever was given is right; a second try gives all; nothing is left on the board."""
     chance = random.Random(seed)
     path = tmp_path / "file"

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from wherry.artifact import hash_file
@@ -17,23 +16,19 @@ from wherry.errors import DeviceError, DeviceLostError, ToolError
 pytestmark = pytest.mark.openssh
 
 
-def samples(count):
-    return [{"x": np.full((1, 3, 4), index, np.float32)} for index in range(count)]
-
-
 @pytest.fixture
 def sshd(openssh):
     return openssh()
 
 
-def test_samples_stream(device, sshd, hosted, free):
+def test_samples_stream(device, sshd, hosted, free, samples):
     with device(sshd).session() as session, hosted(session) as runner:
         found = [float(outputs["y"].max()) for outputs in runner.infer(samples(300))]
     assert found == [2.0 * index for index in range(300)]
     assert free(sshd)
 
 
-def test_a_crash_is_told_by_its_signal(device, sshd, hosted, agents, free):
+def test_a_crash_is_told_by_its_signal(device, sshd, hosted, agents, free, samples):
     with device(sshd).session() as session:
         with pytest.raises(ToolError, match="SIGKILL"), hosted(session) as runner:
             (pid,) = set(agents(sshd)) - {session._board.pid}
@@ -44,7 +39,7 @@ def test_a_crash_is_told_by_its_signal(device, sshd, hosted, agents, free):
     assert free(sshd)
 
 
-def test_the_agent_is_killed(device, sshd, hosted, free):
+def test_the_agent_is_killed(device, sshd, hosted, free, samples):
     with (
         pytest.raises(DeviceLostError, match=r"status -9|SIGKILL"),
         device(sshd).session() as session,
@@ -59,7 +54,7 @@ def test_the_agent_is_killed(device, sshd, hosted, free):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_the_servers_session_dies_or_hangs(device, sshd, hosted, free, number):
+def test_the_servers_session_dies_or_hangs(device, sshd, hosted, free, number, samples):
     with (
         pytest.raises(DeviceLostError),
         device(sshd, silence_s=2).session() as session,
@@ -99,8 +94,9 @@ def small_disk(sshd):
     folder = sshd.home / ".wherry"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder]
-    if subprocess.run(mount, check=False, stderr=subprocess.PIPE).returncode:
-        pytest.skip("tmpfs cannot be mounted here")
+    done = subprocess.run(mount, check=False, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
@@ -139,7 +135,7 @@ def test_a_bashrc_that_prints_and_dawdles(device, sshd):
     assert device(sshd).probe().python == sys.version.split()[0]
 
 
-def test_twenty_boards_at_once(device, openssh, hosted, free):
+def test_twenty_boards_at_once(device, openssh, hosted, free, samples):
     from concurrent.futures import ThreadPoolExecutor
 
     boards = [openssh() for _ in range(20)]

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import paramiko
 import pytest
 from pydantic import ValidationError
@@ -85,11 +84,7 @@ def test_a_host_is_a_name(host):
         SshParameters.model_validate({"host": host})
 
 
-def samples(count):
-    return [{"x": np.full((1, 3, 4), index, np.float32)} for index in range(count)]
-
-
-def test_samples_stream_and_are_timed(device, board, hosted, free):
+def test_samples_stream_and_are_timed(device, board, hosted, free, samples):
     settings = MeasureSettings(rounds=1, warmup_s=0, warmup_runs=1, duration_s=0, min_runs=20)
     with device(board).session() as session, hosted(session) as runner:
         found = [float(outputs["y"].max()) for outputs in runner.infer(samples(300))]
@@ -99,7 +94,7 @@ def test_samples_stream_and_are_timed(device, board, hosted, free):
     assert free(board)
 
 
-def test_a_runner_that_crashes_is_told_by_its_signal(device, board, hosted, free, agents):
+def test_a_runner_that_crashes_is_told_by_its_signal(device, board, hosted, free, agents, samples):
     with device(board).session() as session:
         with pytest.raises(ToolError, match="SIGKILL"), hosted(session) as runner:
             (pid,) = set(agents(board)) - {session._board.pid}
@@ -111,7 +106,7 @@ def test_a_runner_that_crashes_is_told_by_its_signal(device, board, hosted, free
 
 
 def test_the_connection_is_cut_while_samples_stream(
-    device, board, workstation, proxy, hosted, free
+    device, board, workstation, proxy, hosted, free, samples
 ):
     between = proxy(board)
     workstation.trust(board, port=between.port)
@@ -151,7 +146,7 @@ def test_the_connection_is_cut_in_the_middle_of_a_file(
     assert hash_file(folder / "big") == digest
 
 
-def test_a_link_that_freezes_is_given_up(device, board, workstation, proxy, hosted, free):
+def test_a_link_that_freezes_is_given_up(device, board, workstation, proxy, hosted, free, samples):
     between = proxy(board)
     workstation.trust(board, port=between.port)
     with (
@@ -165,7 +160,7 @@ def test_a_link_that_freezes_is_given_up(device, board, workstation, proxy, host
     assert free(board), "the agent gave up its silent host"
 
 
-def test_a_link_of_one_megabit(tmp_path, device, board, workstation, proxy, hosted, free):
+def test_a_link_of_one_megabit(tmp_path, device, board, workstation, proxy, hosted, free, samples):
     between = proxy(board, rate=125_000)
     workstation.trust(board, port=between.port)
     path = tmp_path / "file"
@@ -317,7 +312,9 @@ def test_a_board_without_python(device, board):
     assert not isinstance(error.value, DeviceLostError)
 
 
-def test_a_home_folder_with_spaces_and_letters(device, inprocess, workstation, hosted, free):
+def test_a_home_folder_with_spaces_and_letters(
+    device, inprocess, workstation, hosted, free, samples
+):
     made = inprocess(home="Maße und Gewichte 日本")
     workstation.enter(made)
     with device(made).session() as session, hosted(session) as runner:

@@ -115,7 +115,7 @@ class Run:
                 needs = tuple(row.steps[-2] for row in self.rows)
                 self.end(step, self.profiled, needs=needs, cached=True)
         manifest = SimpleNamespace(
-            path=Path("/work/m.yaml"),
+            path=Path("/projects/m.yaml"),
             text="wherry: 1\n",
             measure=MeasureSettings(),
             metrics=self.metrics,
@@ -141,7 +141,7 @@ class Run:
             services,
             self.outcomes,
             run_id="20261124-040500-3f9a",
-            request=Request("/work/m.yaml", "", ("seed=1",), {"tags:arm": "pi4"}, "nightly"),
+            request=Request("/projects/m.yaml", "", ("seed=1",), {"tags:arm": "pi4"}, "nightly"),
             started=datetime(2026, 11, 24, 4, 5, tzinfo=UTC),
             finished=datetime(2026, 11, 24, 4, 6, tzinfo=UTC),
         )

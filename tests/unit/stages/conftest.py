@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fake_boards import TEXT, Boards, FakeBoard
 from onnx import TensorProto, helper
 from pydantic import BaseModel
 
@@ -350,3 +351,20 @@ def used(lab: Lab, first: tuple[Path, dict]) -> Lab:
     """The manifest was run once."""
     shutil.copytree(first[0], lab.home / "store")
     return lab
+
+
+@pytest.fixture
+def boards(lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBoard]:
+    """Three boards by name; the lab's manifest names two of them."""
+    plugin = Boards(lab.bench, "abc")
+    lab.plugins.append(plugin)
+    lab.text = TEXT
+    (lab.folder / "devices.yaml").write_text(
+        "devices:\n"
+        "  a: {wire: {}, tags: [arm, fast]}\n"
+        "  b: {wire: {}, tags: [arm, fast]}\n"
+        "  c: {wire: {}, tags: [arm, slow]}\n"
+    )
+    monkeypatch.setattr("wherry.stages.retry.PAUSES_S", (0.0,) * 4)
+    monkeypatch.setattr("wherry.choose._POLL_S", 0.0)
+    return plugin.by_name
