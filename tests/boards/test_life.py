@@ -346,3 +346,13 @@ def test_what_runs_is_what_the_key_names(bench):
     with pytest.raises(EnvironmentError_, match="cannot be built"):
         connect().provide(None, (Requirements(("broken",)), second))
     assert services.made == [("second",)], "nothing else runs under the name of what is broken"
+
+
+def test_no_bytecode_is_left_beside_the_agent_and_the_runner(bench):
+    """A full disk would leave half of it, and no later start would get on."""
+    with (
+        bench.device().session() as session,
+        session.host(bench.artifact(), bench.target(), bench.backend, {}) as runner,
+    ):
+        assert list(runner.infer([SAMPLE]))
+    assert list((bench.home / "board").rglob("*.pyc")) == []

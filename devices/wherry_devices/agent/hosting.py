@@ -7,6 +7,7 @@ host hangs up. Whatever the runner raises is told to the host, and ends this pro
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import os
 import queue
@@ -57,6 +58,9 @@ class Hosting:
 
     def serve(self) -> None:
         """Answer until the host hangs up; never returns."""
+        sys.dont_write_bytecode = (
+            False  # we are all there; the runtime's packages start faster with
+        )
         self._runs.add(self._service)
         self._wire.write({"op": "hello", "pid": os.getpid()})
         threading.Thread(target=self._take, daemon=True).start()
@@ -182,9 +186,17 @@ class Hosting:
         self._exit(0)
 
 
+class _Uncached(importlib.machinery.SourceFileLoader):
+    """Leaves no bytecode in the board's store: on a full disk it might be half a file."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        """Keep nothing."""
+
+
 def _module(name: str, path: str) -> ModuleType:
     """Import a file that was shipped to the board."""
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _Uncached(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise ImportError(f"not a Python file: {path}")
     module = importlib.util.module_from_spec(spec)
