@@ -17,15 +17,7 @@ from wherry_devices.agent import frames
 from wherry_devices.connection import Connection, Process
 
 _PACKAGE = "wherry-agent/wherry_agent"
-# Python may leave half a file of bytecode on a full disk, with which no later start gets on.
-_MAIN = """\
-import sys
-
-sys.dont_write_bytecode = True
-from wherry_agent.main import main
-
-main()
-"""
+_MAIN = "from wherry_agent.main import main\n\nmain()\n"
 _NOISE_BYTES = 1 << 16  # what a login shell may print before the agent's bootstrap speaks
 _POLL_S = 0.2  # how soon a stopped run is noticed
 _END_S = 5.0  # a process that closed its stdout has ended soon after

@@ -26,8 +26,18 @@ def start(home: str, digest: str, python: str, *arguments: str) -> None:
     if not have:
         install(folder, digest)
     python = python or sys.executable
-    # utf8: a board without a locale must not mangle names
-    command = [python, "-I", "-X", "utf8", str(folder / "wherry-agent"), str(root), *arguments]
+    # utf8: a board without a locale must not mangle names. -B: on a full disk Python leaves half a
+    # file of bytecode, with which no later start gets on.
+    command = [
+        python,
+        "-I",
+        "-B",
+        "-X",
+        "utf8",
+        str(folder / "wherry-agent"),
+        str(root),
+        *arguments,
+    ]
     os.execv(python, command)  # noqa: S606 -- a shell is what must not stand between
 
 

@@ -265,7 +265,7 @@ class Stabiliser:
         Raises:
             OSError: it did not start.
         """
-        command = [sys.executable, "-I", "-X", "utf8", sys.argv[0], str(self._home)]
+        command = [sys.executable, "-I", "-B", "-X", "utf8", sys.argv[0], str(self._home)]
         command += ["guard", token, "--system", str(self._root)]
         self._guardian = subprocess.Popen(
             command,
