@@ -10,7 +10,7 @@ from wherry.cli.devices import devices_probe, devices_setup
 pytestmark = [pytest.mark.arm, pytest.mark.backend, pytest.mark.timeout(600)]
 
 QUICK = ["measure.rounds=1", "measure.duration_s=0.1", "measure.warmup_s=0.05"]
-SAMPLES = 300
+SAMPLES = 200
 
 
 def test_an_arm64_board_runs_what_this_machine_runs(arm64_board, project, monkeypatch):
