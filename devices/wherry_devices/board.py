@@ -27,6 +27,7 @@ _CALL_S = 60.0  # for a question that the board answers at once
 _TOOLS_S = 180.0  # for a board's own tools, each of which has a limit
 _END_S = 5.0  # for the agent to end what it started
 _CHUNK_BYTES = 1 << 20
+_SHIP_TRIES = 2  # files that the board's disk has damaged are sent once more
 _POLL_S = (0.05, 1.0)  # first and longest pause between two tries for the lease
 _log = logging.getLogger(__name__)
 
@@ -159,13 +160,23 @@ class Board:
             files: relative POSIX path on the board to (sha256, file on the host).
         """
         sources = dict(files.values())
-        missing = self.call("missing", hashes=sorted(sources))["missing"]
-        with self._calling:  # the answers come while the next files are sent
-            numbers = [self._put(digest, sources[digest]) for digest in missing]
-            for number in numbers:
-                self._answer(number, _CALL_S)
         tree = {name: digest for name, (digest, _) in files.items()}
-        return str(self.call("tree", answer_s=10 * _CALL_S, files=tree)["directory"])
+        for _ in range(_SHIP_TRIES):
+            missing = self.call("missing", hashes=sorted(sources))["missing"]
+            with self._calling:  # the answers come while the next files are sent
+                numbers = [self._put(digest, sources[digest]) for digest in missing]
+                for number in numbers:
+                    self._answer(number, _CALL_S)
+            answer = self.call("tree", answer_s=10 * _CALL_S, files=tree)
+            if "directory" in answer:
+                return str(answer["directory"])
+            _log.warning("%s: %d damaged files are sent again", self.name, len(answer["damaged"]))
+        raise DeviceError(
+            f"{len(answer['damaged'])} files were damaged on the board's disk, also after they "
+            "were sent again",
+            where=self.name,
+            remedy="Check the board's disk or SD card.",
+        )
 
     def execute(
         self, argv: Sequence[str], *, limit_s: float, environment: Mapping[str, str] | None = None

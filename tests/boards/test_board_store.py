@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from wherry_devices.agent.board_store import SPARE_BYTES, BoardStore, BoardStoreError
+from wherry_devices.agent.board_store import SPARE_BYTES, BoardStore, BoardStoreError, DamagedError
 
 
 def digest(data):
@@ -101,6 +101,29 @@ def test_a_file_that_was_damaged_later_is_sent_again(store, tmp_path):
     assert store.missing([digest(b"one")]) == [digest(b"one")]
     put(store, b"one")
     assert (store.tree({"a": digest(b"one")}) / "a").read_bytes() == b"one"
+
+
+def test_a_folder_is_compared_once_after_each_start_of_the_board(tmp_path):
+    boot = tmp_path / "boot_id"
+    boot.write_text("first")
+    files_ = {"a/b": digest(b"one"), "c": digest(b"two")}
+    store = BoardStore(tmp_path / "store", boot)
+    for data in (b"one", b"two"):
+        put(store, data)
+    folder = store.tree(files_)
+    (folder / "c").chmod(0o600)
+    (folder / "c").write_bytes(b"")  # a power cut: the names are there, the bytes are not
+    assert BoardStore(tmp_path / "store", boot).tree(files_) == folder, "no start, no look"
+
+    boot.write_text("second")
+    later = BoardStore(tmp_path / "store", boot)
+    with pytest.raises(DamagedError) as caught:
+        later.tree(files_)
+    assert caught.value.digests == [digest(b"two")]
+    assert not folder.exists()
+    assert later.missing(files_.values()) == [digest(b"two")]
+    put(later, b"two")
+    assert (later.tree(files_) / "c").read_bytes() == b"two"
 
 
 @pytest.mark.parametrize("path", ["../a", "/a", "a/../b", "a//b", "", ".", "a/.", "a\0b"])

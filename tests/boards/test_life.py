@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wherry.artifact import hash_file
 from wherry.errors import DeviceError, EnvironmentError_, ToolError, UnfitError
 from wherry.measurement import MeasureSettings
 from wherry.requirements import Requirements
@@ -70,6 +71,20 @@ def test_a_board_that_stops_while_it_is_sent_a_file_is_given_up(bench, tmp_path)
             board.ship({"file": ("0" * 64, tmp_path / "file")})
     finally:
         board.close()
+
+
+def test_a_file_that_the_disk_has_damaged_is_sent_again(bench, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"whole")
+    files = {"file": (hash_file(path), path)}
+    with bench.device().session(lease=False) as session:
+        first = Path(session.ship(files))
+    for found in (bench.home / "board/store").glob("checked/*"):
+        found.write_text("another start of the board")
+    (first / "file").chmod(0o600)
+    (first / "file").write_bytes(b"hole")
+    with bench.device().session(lease=False) as session:
+        assert (Path(session.ship(files)) / "file").read_bytes() == b"whole"
 
 
 def test_a_file_that_is_not_what_it_says_is_refused(bench, tmp_path):

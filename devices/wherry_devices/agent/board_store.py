@@ -2,12 +2,13 @@
 
 A file is received under a temporary name, hashed as it arrives, and renamed when it is right; a
 folder is linked together under a temporary name and renamed. So nothing under a final name is ever
-partial, and what is there is not sent again. Standard library only.
+partial, and what is there is not sent again. A folder is compared with its hashes once after each
+start of the board: a power cut may take what was written. Standard library only.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 SPARE_BYTES = 16 << 20  # left free on the board's disk
 _CHUNK = 1 << 20
 _FRESH_S = 3600.0  # another session may be about to make a folder of a file that came so lately
@@ -26,20 +28,39 @@ class BoardStoreError(Exception):
     """A file cannot be taken, or a folder cannot be made; the text says why."""
 
 
+class DamagedError(BoardStoreError):
+    """Files on the board's disk no longer match their hashes; they are removed: send them again.
+
+    Attributes:
+        digests: of the files.
+    """
+
+    def __init__(self, digests: list[str]) -> None:
+        what = ", ".join(f"the file {digest}" for digest in digests)
+        super().__init__(f"{what} was damaged in the board's store; removed")
+        self.digests = digests
+
+
 class BoardStore:
     """See the module.
 
     Args:
         root: the folder of the store; made at need.
+        boot: the file that tells one start of the board from another.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, boot: Path = _BOOT) -> None:
         self._blobs = root / "blobs"
         self._trees = root / "trees"
         self._incoming = root / "incoming"
+        self._checked = root / "checked"
         self._received: set[str] = set()  # by us, and hashed as they came
-        for folder in (self._blobs, self._trees, self._incoming):
+        for folder in (self._blobs, self._trees, self._incoming, self._checked):
             folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._boot = boot.read_text("utf-8")
+        except OSError:  # no /proc: folders are compared when they are made, and then trusted
+            self._boot = ""
 
     def sweep(self) -> None:
         """Remove what processes that are no more left half-received."""
@@ -76,26 +97,57 @@ class BoardStore:
             files: relative POSIX path to sha256.
 
         Raises:
-            BoardStoreError: a path leads out of the folder, or a file is not in the store, or no
-                longer matches its hash (it is then removed, so that it can be sent again).
+            DamagedError: files no longer match their hashes; they have to be sent again.
+            BoardStoreError: a path leads out of the folder, or a file is not in the store.
         """
         name = hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
         final = self._trees / name
         if final.is_dir():
+            self._check(name, files)
             os.utime(final)  # when it was used last
             return final
+        self._refuse_damaged(
+            {d for d in files.values() if d not in self._received and not _is(self._blob(d), d)}
+        )
         building = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}.", dir=self._incoming))
         try:
             for path, digest in files.items():
                 self._link(digest, building / _safe(path))
-            _settle(building)
             building.rename(final)
+            self._note(name)
         except OSError as error:
             if not final.is_dir():  # else another session was faster
                 raise BoardStoreError(f"cannot make the folder {final}: {error}") from error
         finally:
             shutil.rmtree(building, ignore_errors=True)  # it is there only where this failed
         return final
+
+    def _check(self, name: str, files: Mapping[str, str]) -> None:
+        """Compare a folder's files with their hashes, once after each start of the board.
+
+        Nothing is forced to the disk when it is made: what a power cut took is found out here.
+        """
+        noted = self._checked / name
+        if noted.is_file() and noted.read_text("utf-8") == self._boot:
+            return
+        folder = self._trees / name
+        damaged = {digest for path, digest in files.items() if not _is(folder / path, digest)}
+        if damaged:
+            _remove_tree(folder)
+            self._refuse_damaged(damaged)
+        self._note(name)
+
+    def _note(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # then it is compared again
+            (self._checked / name).write_text(self._boot, "utf-8")
+
+    def _refuse_damaged(self, digests: set[str]) -> None:
+        """Remove files that do not match their hashes; `DamagedError` where there were any."""
+        there = sorted(digest for digest in digests if self._blob(digest).exists())
+        for digest in there:
+            self._blob(digest).unlink()
+        if there:
+            raise DamagedError(there)
 
     def forget(self, unused_s: float) -> int:
         """Remove folders that nobody asked for in so many seconds, and files of no folder.
@@ -106,6 +158,7 @@ class BoardStore:
         for folder in self._trees.iterdir():
             if time.time() - folder.stat().st_mtime >= unused_s:
                 _remove_tree(folder)
+                (self._checked / folder.name).unlink(missing_ok=True)
         removed = 0
         for blob in self._blobs.iterdir():
             found = blob.stat()
@@ -119,9 +172,6 @@ class BoardStore:
         blob = self._blob(digest)
         if not blob.exists():
             raise BoardStoreError(f"the file {digest} is not in the board's store")
-        if digest not in self._received and _hash(blob) != digest:
-            blob.unlink()
-            raise BoardStoreError(f"the file {digest} was damaged in the board's store; removed")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(blob, path)
@@ -186,20 +236,6 @@ class Receiver:
             self._path.unlink(missing_ok=True)
 
 
-def _settle(folder: Path) -> None:
-    """Have the disk keep what was written so far: once a folder, not once a file.
-
-    A file that a power cut left without its bytes before that is found out when it is linked.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
-    except (OSError, AttributeError):  # a C library without it
-        os.sync()
-    finally:
-        os.close(descriptor)
-
-
 def _remove_tree(folder: Path) -> None:
     """By rename first: nobody finds a folder that is half gone."""
     gone = folder.with_name(f".gone-{folder.name}-{os.getpid()}")
@@ -208,6 +244,14 @@ def _remove_tree(folder: Path) -> None:
     except FileNotFoundError:  # another was faster
         return
     shutil.rmtree(gone)
+
+
+def _is(path: Path, digest: str) -> bool:
+    """Whether a file is there and whole."""
+    try:
+        return _hash(path) == digest
+    except OSError:
+        return False
 
 
 def _hash(path: Path) -> str:

@@ -59,6 +59,7 @@ def install(folder: Path, digest: str) -> None:
                 path = building / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(source, "utf-8")
+            os.sync()  # a power cut must not leave a folder of empty files
             building.rename(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)  # it is there only where this failed

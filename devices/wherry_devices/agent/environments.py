@@ -79,6 +79,7 @@ class Environments:
                 shutil.rmtree(directory, ignore_errors=True)
                 try:
                     way(directory, request, file.fileno())
+                    os.sync()  # a power cut must not leave the marker alone
                     part = directory / f"{MARKER}.part"
                     part.write_text(request["lock"], "ascii")
                     part.replace(directory / MARKER)  # an empty one would say that it is complete

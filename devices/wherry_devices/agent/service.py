@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import probe, sensors
-from .board_store import BoardStore, BoardStoreError, Receiver
+from .board_store import BoardStore, BoardStoreError, DamagedError, Receiver
 from .environments import Environments, EnvironmentsError
 from .frames import Frame
 from .lease import Lease, Runs
@@ -184,7 +184,10 @@ class Service:
         return {}
 
     def _tree(self, frame: Frame) -> dict[str, Any]:
-        return {"directory": str(self._store.tree(frame.header["files"]))}
+        try:
+            return {"directory": str(self._store.tree(frame.header["files"]))}
+        except DamagedError as error:
+            return {"damaged": error.digests}
 
     def _execute(self, frame: Frame) -> None:
         self._beside(frame.header["id"], lambda: self._command(frame.header))
