@@ -10,6 +10,9 @@ median of its pairs' ratios agent / plain; printed is the median over the rounds
 interval of 95 %. What is timed: ``inference`` is ``run()`` alone, ``with copies`` from before the
 inputs are set to after the outputs are fetched.
 ``evaluation`` is the time for 4,800 pictures of 28 x 28, preprocessing included.
+
+Both sides run with an allocator that gives nothing back: where a process's large buffers happen to
+lie moves ncnn's times by some per cent, for as long as the process lives.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import argparse
 import contextlib
 import functools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -44,6 +48,7 @@ PLAIN_LOOP = Path(__file__).with_name("plain_loop.py")
 PREPROCESS = Path(wherry.__file__).with_name("preprocess.py")
 DIGITS = Path(__file__).parents[2] / "manifests" / "digits.onnx"
 SPEC = {"scale": 1 / 255, "mean": [0.1307], "std": [0.3081]}
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
 UNITS = {10.0: (32, 56), 0.2: (16, 14)}  # wanted ms: channels and side of the layers
 IMAGES = 4800
 PAIRS = 10  # of a turn of each, in a round
@@ -213,6 +218,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", help="10 ms, 0.2 ms, digits; default: all")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
+    os.environ.update(ALLOCATOR)  # of the processes that are started
     host = Host.load()
     wanted = arguments.backend or ["onnxruntime", "tflite", "ncnn"]
     if absent := [name for name in wanted if name not in host.backends]:
