@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -34,6 +36,8 @@ _NUMPY = tuple(
 )
 _BOARDS_OWN = Requirements()  # numpy of the board itself
 _MAKE_S = 1800.0
+_OTHER_S = 1800.0  # for another host that makes the same
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
@@ -64,9 +68,15 @@ class Provisioner:
         facts = board.probe()
         requirements, locked = self._choose(facts, tuple(alternatives))
         name = _name(facts, requirements, locked)
-        found = board.call("environment", lock=name)["python"]
-        if found is not None:
-            return str(found)
+        found = board.call("environment", lock=name)
+        if found["python"] is not None:
+            return str(found["python"])
+        if found["damage"]:
+            _log.warning(
+                "%s: a runtime's environment is damaged (%s) and is made again",
+                board.name,
+                found["damage"],
+            )
         platform = platform_of(facts)
         say = progress or (lambda _text: None)
         wheels = self._services.wheels(requirements, platform, progress)
@@ -79,18 +89,7 @@ class Provisioner:
             **self._ship(board, wheels, platform, say),
         }
         say(f"making the environment of {', '.join(request['pins']) or 'numpy'} on {board.name}")
-        try:
-            answer = board.call("make_environment", answer_s=_MAKE_S, request=request)
-        except DeviceLostError:
-            raise
-        except DeviceError as error:
-            raise EnvironmentError_(
-                f"the environment of {', '.join(request['pins'])} cannot be made: {error.message}",
-                where=board.name,
-                remedy="On Debian and Ubuntu the package python3-venv helps; see also the board's "
-                "disk and permissions.",
-            ) from error
-        return str(answer["python"])
+        return _make(board, request, say)
 
     def _choose(
         self, facts: Mapping[str, Any], alternatives: tuple[Requirements, ...]
@@ -125,6 +124,36 @@ class Provisioner:
                 binary = _take_uv(wheel, Path(scratch))
                 uv = f"{board.ship({'uv': (hash_file(binary), binary)})}/uv"
         return {"wheels": folder, "pip": f"{folder}/{pip.name}", "uv": uv}
+
+
+def _make(board: Board, request: Mapping[str, Any], say: Progress) -> str:
+    """Have the board make an environment, or wait for another host that has."""
+    pins = ", ".join(request["pins"]) or "numpy"
+    deadline = time.monotonic() + _OTHER_S
+    told = False
+    while True:
+        try:
+            answer = board.call("make_environment", answer_s=_MAKE_S, request=request)
+        except DeviceLostError:
+            raise
+        except DeviceError as error:
+            raise EnvironmentError_(
+                f"the environment of {pins} cannot be made: {error.message}",
+                where=board.name,
+                remedy="On Debian and Ubuntu the package python3-venv helps; see also the board's "
+                "disk and permissions.",
+            ) from error
+        if answer["python"] is not None:
+            return str(answer["python"])
+        if time.monotonic() > deadline:
+            raise EnvironmentError_(
+                f"another host has been making the environment of {pins} for {_OTHER_S:g} s",
+                where=board.name,
+                remedy="Look what that host does, or restart the board.",
+            )
+        if not told:
+            say(f"waiting for another host that makes the environment of {pins} on {board.name}")
+            told = True
 
 
 def platform_of(facts: Mapping[str, Any]) -> Platform:

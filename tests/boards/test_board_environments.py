@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wherry_devices.agent.environments import MARKER, Environments, EnvironmentsError
+from wherry_devices.agent import environments as module
+from wherry_devices.agent.environments import FILES, MARKER, Environments, EnvironmentsError
 
 _LOCK = "ab" * 32
 
@@ -31,11 +38,11 @@ def _environments(tmp_path: Path) -> Environments:
 
 def test_without_uv_the_boards_own_venv_makes_it(tmp_path: Path) -> None:
     environments = _environments(tmp_path)
-    assert environments.find(_LOCK) is None
+    assert environments.find(_LOCK) == (None, "")
     python = environments.make(_request(tmp_path))
     ran = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], stdout=-1, check=True)
     assert Path(ran.stdout.decode().strip()) == Path(python).parent.parent
-    assert environments.find(_LOCK) == python
+    assert environments.find(_LOCK) == (python, "")
 
 
 def test_a_uv_that_fails_leads_to_the_fallback(tmp_path: Path) -> None:
@@ -51,7 +58,7 @@ def test_both_reasons_are_told_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "python").chmod(0o700)
     with pytest.raises(EnvironmentsError, match=r"uv ended.*3: no such thing; venv ended.*4"):
         environments.make(request)
-    assert environments.find(_LOCK) is None
+    assert environments.find(_LOCK) == (None, "")
     assert not [path for path in (tmp_path / "root/environments").iterdir() if path.is_dir()]
 
 
@@ -77,7 +84,116 @@ def test_forget_takes_the_unused_and_half_made_and_passes_other_files(tmp_path: 
     assert (tmp_path / "root/environments/venv.log").is_file()
     assert environments.forget(3600) == ["cd" * 16]
     assert environments.forget(-1) == [_LOCK[:32]]
-    assert environments.find(_LOCK) is None
+    assert environments.find(_LOCK) == (None, "")
+
+
+def _made(tmp_path: Path) -> Path:
+    """An environment, whole."""
+    _environments(tmp_path).make(_request(tmp_path))
+    return tmp_path / "root/environments" / _LOCK[:32]
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda made: (made / "pyvenv.cfg").unlink(), "pyvenv.cfg is missing"),
+        (lambda made: (made / "bin/activate").write_text(""), "bin/activate was changed"),
+        (lambda made: (made / FILES).unlink(), f"{FILES} is missing"),
+        (lambda made: (made / FILES).write_text("{"), f"{FILES} is missing"),
+        (lambda made: shutil.rmtree(made / "bin"), "is missing"),
+    ],
+    ids=["a file", "a truncated file", "the list", "half of the list", "a folder"],
+)
+def test_a_damaged_one_is_told_and_made_again(tmp_path: Path, harm: Any, told: str) -> None:
+    harm(_made(tmp_path))
+    environments = _environments(tmp_path)
+    python, damage = environments.find(_LOCK)
+    assert python is None and told in damage
+    python = environments.make(_request(tmp_path))
+    assert subprocess.run([python, "-c", ""], check=True).returncode == 0
+    assert environments.find(_LOCK) == (python, "")
+    assert _environments(tmp_path).find(_LOCK) == (python, "")
+
+
+def test_an_interpreter_that_is_gone_is_damage(tmp_path: Path) -> None:
+    made = _made(tmp_path)
+    link = made / "bin/python"
+    sizes = json.loads((made / FILES).read_text(encoding="utf-8"))
+    nowhere = "x" * sizes["bin/python"]  # a link of the same size
+    link.unlink()
+    link.symlink_to(nowhere)
+    assert _environments(tmp_path).find(_LOCK) == (None, "its Python is missing")
+
+
+def test_bytecode_and_files_that_came_later_are_no_damage(tmp_path: Path) -> None:
+    made = _made(tmp_path)
+    packages = next(made.glob("lib/python*/site-packages"))
+    (packages / "__pycache__").mkdir(exist_ok=True)
+    (packages / "__pycache__/more.pyc").write_bytes(b"x")
+    (packages / "cache-of-a-runtime").touch()
+    assert _environments(tmp_path).find(_LOCK)[1] == ""
+
+
+def test_one_that_another_makes_is_waited_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WAIT_S", 0.0)
+    environments = _environments(tmp_path)
+    folder = tmp_path / "root/environments"
+    folder.mkdir(parents=True)
+    with (folder / f"{_LOCK[:32]}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert environments.make(_request(tmp_path)) is None
+    assert environments.make(_request(tmp_path)) is not None
+
+
+def test_temporary_files_are_beside_it_and_go_with_their_maker(tmp_path: Path) -> None:
+    uv = _script(tmp_path / "uv", 'echo "$TMPDIR" > "$0.told"; touch "$TMPDIR/left"; exit 3')
+    folder = tmp_path / "root/environments"
+    half = folder / f"{'cd' * 16}.tmp"  # of a maker that was killed
+    half.mkdir(parents=True)
+    _environments(tmp_path).make(_request(tmp_path, uv=uv))
+    scratch = Path((tmp_path / "uv.told").read_text(encoding="utf-8").strip())
+    assert scratch == folder / f"{_LOCK[:32]}.tmp" and not scratch.exists()
+    assert _environments(tmp_path).forget(3600) == [] and not half.exists()
+
+
+def test_a_maker_ends_with_the_agent_however_that_ends(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    uv = _script(
+        tmp_path / "uv", f'echo $$ > "{told}.new"; mv "{told}.new" "{told}"; exec sleep 60'
+    )
+    code = (
+        "import subprocess, sys, threading\n"
+        "from pathlib import Path\n"
+        "from wherry_devices.agent.environments import Environments\n"
+        f"made = Environments(Path({str(tmp_path / 'root')!r}), subprocess.Popen)\n"
+        f"threading.Thread(target=made.make, args=({_request(tmp_path, uv=uv)!r},)).start()\n"
+    )
+    agent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    _until(told.exists)
+    maker = int(told.read_text(encoding="ascii"))
+    assert os.getpgid(maker) != os.getpgid(agent.pid)  # it does not die by our signal
+    agent.send_signal(signal.SIGKILL)
+    agent.wait()
+    _until(lambda: _is_gone(maker))
+    python = _environments(tmp_path).make(_request(tmp_path))
+    assert subprocess.run([python, "-c", ""], check=True).returncode == 0
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    return text.rpartition(")")[2].split()[0] == "Z"  # nobody has asked for its status yet
+
+
+def _until(condition: Any, limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_names_that_are_no_locks_are_refused(tmp_path: Path) -> None:

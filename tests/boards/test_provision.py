@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
+import logging
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import zipfile
@@ -267,6 +270,111 @@ def test_two_makers_at_once_make_it_once(shelf, connect):
         thread.join()
     assert len(found) == 2 and len(set(found)) == 1
     assert shelf.made() == 1
+
+
+@pytest.fixture
+def taken(shelf, connect):
+    """A board on which another host makes the environment of NUMPY, and the file that it holds."""
+    board, connection = connect(shelf)
+    folder = shelf.home / "board" / "environments"
+    folder.mkdir(parents=True)
+    name = connection.runtime_lock(board, [NUMPY])[:32]
+    with (folder / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield board, connection, file
+
+
+def test_another_host_that_makes_it_is_waited_for_and_told(taken, shelf):
+    board, connection, file = taken
+    said = []
+
+    def say(text):
+        said.append(text)
+        if "waiting" in text:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+    python = connection.provide(board, [NUMPY], say)
+    assert output(python, "import numpy; print(numpy.NAME)") == "numpy"
+    waiting = "waiting for another host that makes the environment of numpy==1.0 on bare"
+    assert said[-1] == waiting and said.count(waiting) == 1
+    assert shelf.made() == 1
+
+
+def test_another_host_that_takes_too_long_is_told(taken, monkeypatch, shelf):
+    monkeypatch.setattr(provision, "_OTHER_S", 0.0)
+    board, connection, _ = taken
+    with pytest.raises(EnvironmentError_, match="another host has been making") as caught:
+        connection.provide(board, [NUMPY])
+    assert caught.value.where == "bare" and shelf.made() == 0
+
+
+def test_a_host_that_goes_away_while_it_waits_leaves_nothing(taken, shelf, processes, eventually):
+    board, connection, _ = taken
+    waits = threading.Event()
+    ended = []
+
+    def provide():
+        try:
+            connection.provide(board, [NUMPY], lambda text: "waiting" in text and waits.set())
+        except DeviceError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=provide)
+    thread.start()
+    assert waits.wait(60)
+    board._channel.kill("the host is gone")
+    thread.join()
+    assert len(ended) == 1
+    assert eventually(lambda: not processes(shelf.home)), processes(shelf.home)
+    assert directories(shelf.home) == []
+
+
+SLOW = '#!/bin/sh\necho $$ > "{told}.new"; mv "{told}.new" "{told}"; exec sleep 600\n'
+
+
+def test_an_agent_that_is_killed_while_it_makes_one(
+    shelf, connect, tmp_path, processes, eventually
+):
+    told = tmp_path / "maker"
+    shelf.uv(SLOW.format(told=told))
+    board, connection = connect(shelf)
+    ended = []
+
+    def provide():
+        try:
+            connection.provide(board, [NUMPY])
+        except DeviceError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=provide)
+    thread.start()
+    assert eventually(told.exists, 60)
+    os.kill(board.pid, signal.SIGKILL)
+    thread.join()
+    assert "SIGKILL" in str(ended[0]) or "-9" in str(ended[0])
+    maker = Path("/proc", told.read_text().strip())
+    assert eventually(lambda: not maker.exists())
+    assert eventually(lambda: not processes(shelf.home)), processes(shelf.home)
+
+    shelf.uv(f'#!/bin/sh\nexec "{uv.binary()}" "$@"\n')
+    other, again = connect(shelf)
+    python = again.provide(other, [NUMPY])
+    assert output(python, "import numpy; print(numpy.NAME)") == "numpy"
+    (directory,) = directories(shelf.home)
+    assert (directory / MARKER).is_file()
+
+
+def test_a_damaged_environment_is_made_again_and_told(shelf, connect, caplog):
+    board, connection = connect(shelf)
+    python = connection.provide(board, [NUMPY])
+    (directory,) = directories(shelf.home)
+    next(directory.glob("lib/python*/site-packages/numpy.py")).unlink()
+    other, again = connect(shelf)
+    with caplog.at_level(logging.WARNING):
+        assert again.provide(other, [NUMPY]) == python
+    assert output(python, "import numpy; print(numpy.NAME)") == "numpy"
+    assert "numpy.py is missing) and is made again" in caplog.text
+    assert shelf.made() == 2
 
 
 def test_where_both_ways_fail_both_reasons_are_told_and_nothing_is_left(shelf, connect):

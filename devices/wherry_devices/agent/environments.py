@@ -2,25 +2,44 @@
 
 Each is a virtual environment below the root's ``environments/``, named by its lock, made under a
 lock of the kernel's, and complete when its marker is there, which is written last. uv makes it;
-where uv does not run, the board's own venv and pip's wheel do. Standard library only.
+where uv does not run, the board's own venv and pip's wheel do. Whatever makes it ends with this
+process, however that ends. Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 MARKER = ".wherry-complete"
+FILES = ".wherry-files"  # JSON: path to size
 _SPARE_BYTES = 32 << 20  # left free on the board's disk
 _SHOWN_CHARS = 700
 _LIMIT_S = 1200.0
+_WAIT_S = 2.0  # for another that makes the same one; the host asks again
+_POLL_S = 0.1
+# Becomes a program that the kernel kills when the thread that started it ends (prctl's
+# PR_SET_PDEATHSIG, SIGKILL): ours waits for it. In a child of fork() no such code is safe, for
+# other threads may hold locks.
+_TETHER = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the agent is gone")
+try:
+    os.execv(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit("it does not run: %s" % error)
+"""
 
 
 class EnvironmentsError(Exception):
@@ -38,18 +57,28 @@ class Environments:
     def __init__(self, root: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
         self._root = root / "environments"
         self._start = start
+        self._checked: set[Path] = set()
 
-    def find(self, lock: str) -> str | None:
-        """The Python of a complete environment."""
+    def find(self, lock: str) -> tuple[str | None, str]:
+        """The Python of a whole environment; else None, and what is wrong with a complete one.
+
+        The files of each are looked at once in our time: a power cut, or a user, may have taken
+        some.
+        """
         directory = self._directory(lock)
         if not (directory / MARKER).is_file():
-            return None
+            return None, ""
+        if directory not in self._checked:
+            damage = _damage(directory)
+            if damage:
+                return None, damage
+            self._checked.add(directory)
         with contextlib.suppress(OSError):  # a disk that is only read serves as well
             (directory / MARKER).touch()  # when it was used last
-        return str(directory / "bin" / "python")
+        return str(directory / "bin" / "python"), ""
 
-    def make(self, request: dict[str, Any]) -> str:
-        """Make the environment if it is not there; its Python.
+    def make(self, request: dict[str, Any]) -> str | None:
+        """Make the environment if it is not there; its Python, or None: another is making it.
 
         Args:
             request: ``lock`` (its name, hexadecimal), ``python`` (the board's own), ``wheels``
@@ -64,8 +93,9 @@ class Environments:
         directory = self._directory(request["lock"])
         self._root.mkdir(parents=True, exist_ok=True)
         with directory.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # the makers' children inherit it
-            found = self.find(request["lock"])
+            if not _lock(file.fileno()):
+                return None
+            found, _ = self.find(request["lock"])
             if found is not None:
                 return found
             free = shutil.disk_usage(self._root).free
@@ -74,29 +104,37 @@ class Environments:
                     f"it takes {request['bytes'] >> 20} MiB, and {free >> 20} MiB are free at "
                     f"{self._root}"
                 )
-            reasons = []
-            for way in (self._by_uv, self._by_pip):
-                shutil.rmtree(directory, ignore_errors=True)
-                try:
-                    way(directory, request, file.fileno())
-                    os.sync()  # a power cut must not leave the marker alone
-                    part = directory / f"{MARKER}.part"
-                    part.write_text(request["lock"], "ascii")
-                    part.replace(directory / MARKER)  # an empty one would say that it is complete
-                except EnvironmentsError as error:
-                    reasons.append(str(error))
-                    continue
-                except BaseException:
-                    shutil.rmtree(directory, ignore_errors=True)
-                    raise
-                return str(directory / "bin" / "python")
-            shutil.rmtree(directory, ignore_errors=True)
-            raise EnvironmentsError("; ".join(reasons))
+            try:
+                return self._make(directory, request, file.fileno())
+            except BaseException:
+                _remove(directory)
+                raise
+            finally:
+                shutil.rmtree(_scratch(directory), ignore_errors=True)
+
+    def _make(self, directory: Path, request: dict[str, Any], held: int) -> str:
+        reasons = []
+        for way in (self._by_uv, self._by_pip):
+            _remove(directory)
+            _scratch(directory).mkdir()
+            try:
+                way(directory, request, held)
+            except EnvironmentsError as error:
+                reasons.append(str(error))
+                continue
+            (directory / FILES).write_text(json.dumps(_sizes(directory)), "utf-8")
+            os.sync()  # a power cut must not leave the marker alone
+            part = directory / f"{MARKER}.part"
+            part.write_text(request["lock"], "ascii")
+            part.replace(directory / MARKER)  # an empty one would say that it is complete
+            self._checked.add(directory)
+            return str(directory / "bin" / "python")
+        raise EnvironmentsError("; ".join(reasons))
 
     def forget(self, unused_s: float) -> list[str]:
-        """Remove what nobody used for so long, seconds, and half-made ones; their names."""
+        """Remove what nobody used for so long, seconds, and what was half made; their names."""
         gone = []
-        for directory in sorted(path for path in self._root.glob("*") if path.is_dir()):
+        for directory in sorted(path for path in self._root.glob("[0-9a-f]*") if path.is_dir()):
             marker = directory / MARKER
             with directory.with_suffix(".lock").open("w") as file:
                 try:
@@ -107,7 +145,9 @@ class Environments:
                     continue
                 marker.unlink(missing_ok=True)
                 shutil.rmtree(directory)
-                gone.append(directory.name)
+                self._checked.discard(directory)
+                if directory != _scratch(directory):
+                    gone.append(directory.name)
         return gone
 
     def _by_uv(self, directory: Path, request: dict[str, Any], held: int) -> None:
@@ -116,35 +156,37 @@ class Environments:
             raise EnvironmentsError("uv has no build for this board")
         with contextlib.suppress(OSError):  # then it does not run, and pip is tried
             os.chmod(uv, 0o550)  # noqa: S103, PTH101 -- the store's files are not for running
-        self._run(
-            "uv",
-            [uv, "venv", "-q", "--no-project", "--python", request["python"], *system, directory],
-            held,
-        )
+        venv = [uv, "venv", "-q", "--no-project", "--python", request["python"], *system, directory]
+        self._run("uv", venv, directory, held)
         if request["pins"]:
             install = [uv, "pip", "install", "-q", "--no-cache", "--offline", "--no-index"]
             install += ["--no-deps", "--find-links", request["wheels"]]
             install += ["--python", directory / "bin" / "python"]
-            self._run("uv", [*install, *request["pins"]], held)
+            self._run("uv", [*install, *request["pins"]], directory, held)
 
     def _by_pip(self, directory: Path, request: dict[str, Any], held: int) -> None:
         system = ["--system-site-packages"] if request["system"] else []
         venv = [request["python"], "-I", "-m", "venv", "--without-pip", *system, directory]
-        self._run("venv", venv, held)
+        self._run("venv", venv, directory, held)
         if request["pins"]:
             install = [directory / "bin" / "python", f"{request['pip']}/pip", "install", "-q"]
             install += ["--no-index", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
             install += ["--find-links", request["wheels"]]
-            self._run("pip", [*install, *request["pins"]], held)
+            self._run("pip", [*install, *request["pins"]], directory, held)
 
-    def _run(self, name: str, command: Sequence[Any], held: int) -> None:
+    def _run(self, name: str, command: Sequence[Any], directory: Path, held: int) -> None:
         log = self._root / f"{name}.log"
+        tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())]
+        variables = {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never"}
+        # What a maker that is killed leaves there is removed by the next; and from the same disk
+        # uv makes hard links.
+        variables["TMPDIR"] = str(_scratch(directory))
         with log.open("w+b") as output:
             try:
                 process = self._start(
-                    [str(word) for word in command],
+                    [*tether, *map(str, command)],
                     cwd=str(self._root),
-                    env=dict(os.environ, UV_NO_CONFIG="1", UV_PYTHON_DOWNLOADS="never"),
+                    env=dict(os.environ, **variables),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -167,3 +209,59 @@ class Environments:
         if not lock or not set(lock) <= set("0123456789abcdef"):
             raise EnvironmentsError(f"not a lock: {lock!r}")
         return self._root / lock[:32]
+
+
+def _lock(descriptor: int) -> bool:
+    """Take a lock within ``_WAIT_S``; the makers inherit it."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+
+
+def _scratch(directory: Path) -> Path:
+    """Temporary files of those that make an environment."""
+    return directory.with_suffix(".tmp")
+
+
+def _remove(directory: Path) -> None:
+    """Remove an environment as far as it is there, its marker first, and temporary files."""
+    with contextlib.suppress(OSError):  # then it cannot be made again either, and that is told
+        (directory / MARKER).unlink()
+    for folder in (directory, _scratch(directory)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _damage(directory: Path) -> str:
+    """What of a complete environment is not as it was made; empty: nothing.
+
+    Sizes are compared, for an environment has 100 MB. Bytecode is left out: Python writes it when
+    it likes.
+    """
+    try:
+        made = json.loads((directory / FILES).read_text("utf-8"))
+    except (OSError, ValueError):
+        return f"{FILES} is missing"
+    found = _sizes(directory)
+    for path, size in made.items():
+        if found.get(path) != size:
+            return f"{path} {'was changed' if path in found else 'is missing'}"
+    return "" if (directory / "bin" / "python").exists() else "its Python is missing"
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Relative path to bytes, of all files but bytecode and ours; links as such."""
+    found = {}
+    for folder, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in files:
+            path = os.path.join(folder, name)  # noqa: PTH118 -- thousands
+            found[os.path.relpath(path, directory)] = os.lstat(path).st_size
+    for name in (FILES, MARKER):
+        found.pop(name, None)
+    return found

@@ -201,8 +201,12 @@ class Service:
             self._commands.add(command)
         return command
 
-    def _environment(self, frame: Frame) -> dict[str, Any]:
-        return {"python": self._environments.find(frame.header["lock"])}
+    def _environment(self, frame: Frame) -> None:
+        def find() -> dict[str, Any]:
+            python, damage = self._environments.find(frame.header["lock"])
+            return {"python": python, "damage": damage}
+
+        self._beside(frame.header["id"], find)
 
     def _make_environment(self, frame: Frame) -> None:
         request = frame.header["request"]
