@@ -89,7 +89,7 @@ class Provisioner:
             **self._ship(board, wheels, platform, say),
         }
         say(f"making the environment of {', '.join(request['pins']) or 'numpy'} on {board.name}")
-        return _make(board, request, say)
+        return _make(board, request, progress or _log.warning)
 
     def _choose(
         self, facts: Mapping[str, Any], alternatives: tuple[Requirements, ...]
@@ -126,7 +126,7 @@ class Provisioner:
         return {"wheels": folder, "pip": f"{folder}/{pip.name}", "uv": uv}
 
 
-def _make(board: Board, request: Mapping[str, Any], say: Progress) -> str:
+def _make(board: Board, request: Mapping[str, Any], tell: Progress) -> str:
     """Have the board make an environment, or wait for another host that has."""
     pins = ", ".join(request["pins"]) or "numpy"
     deadline = time.monotonic() + _OTHER_S
@@ -152,7 +152,7 @@ def _make(board: Board, request: Mapping[str, Any], say: Progress) -> str:
                 remedy="Look what that host does, or restart the board.",
             )
         if not told:
-            say(f"waiting for another host that makes the environment of {pins} on {board.name}")
+            tell(f"waiting for another host that makes the environment of {pins} on {board.name}")
             told = True
 
 
