@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from rich.filesize import decimal
 
 from wherry import cli
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
@@ -171,6 +172,31 @@ def test_gc_takes_environments_by_age_but_not_by_size(root, tmp_path, capsys):
     assert found["freed_bytes"] > 1000
     assert "1 removed" in run(capsys, "gc").out
     assert not directory.exists()
+
+
+def test_wheels_of_boards_are_listed_and_go_by_age(root, tmp_path, capsys):
+    folder = tmp_path / "home" / "wheels" / ("ab" * 32)
+    folder.mkdir(parents=True)
+    wheel = folder / "ncnn-1.0-cp311-cp311-linux_aarch64.whl"
+    wheel.write_bytes(os.urandom(8000))
+    size = wheel.stat().st_blocks * 512  # on the disk
+    assert (
+        f"wheels for boards: 1 set, {decimal(size)}, in {folder.parent}" in run(capsys, "list").out
+    )
+    run(capsys, "gc")
+    moment = time.time() - 40 * 86400
+    os.utime(folder, (moment, moment))
+    run(capsys, "gc", "--max-size", "0")
+    assert folder.exists()
+    found = cache_gc(dry_run=True)
+    assert found["wheels"] == [
+        {"directory": str(folder), "packages": ["ncnn==1.0"], "size_bytes": size}
+    ]
+    assert found["freed_bytes"] == size
+    out = run(capsys, "gc").out
+    assert f"wheels ncnn==1.0  {decimal(size)}" in out and f"1 removed, {decimal(size)}" in out
+    assert not folder.exists()
+    assert "wheels for boards" not in run(capsys, "list").out
 
 
 def test_verify(filled, capsys):

@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from packaging import tags
@@ -22,6 +23,7 @@ from wherry.engine import wheels as module
 from wherry.engine.environments import Environments, Lock
 from wherry.engine.wheels import Wheels, describe
 from wherry.errors import EnvironmentError_, Interrupted, PluginError
+from wherry.filelock import hold
 from wherry.requirements import Requirements
 
 JETSON = Platform("aarch64", "3.8.10", "2.31")  # Ubuntu 20.04
@@ -231,7 +233,7 @@ def test_a_fetch_that_fails_leaves_nothing(wheels, wherry_home, monkeypatch):
     monkeypatch.setattr(wheels, "lock", lambda *_: Lock("wdemo==1 --hash=sha256:00\n", "0" * 64))
 
     def fail(arguments, what, platform):
-        (folder,) = (wherry_home / "wheels").glob("part-*")
+        (folder,) = (wherry_home / "wheels").glob("*.part")
         (folder / "wdemo-1-py3-none-any.whl").write_bytes(b"half")
         raise EnvironmentError_(f"{what.strip()} broke off on {describe(platform)}", remedy="None.")
 
@@ -350,18 +352,54 @@ def test_pips_words_in_ours(text, words):
     assert module._error(text, "x==2\ny==3", PC).message == words
 
 
-def test_uvs_settings_of_the_index_serve_pip_too(monkeypatch):
-    for uv, pip in module._FROM_UV:
-        monkeypatch.delenv(uv, raising=False)
-        monkeypatch.delenv(pip, raising=False)
-    monkeypatch.setenv("PYTHONPATH", "/absent")
-    monkeypatch.setenv("UV_INDEX_URL", "https://old.example/simple")
-    assert module._variables()["PIP_INDEX_URL"] == "https://old.example/simple"
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://new.example/simple")
-    monkeypatch.setenv("UV_EXTRA_INDEX_URL", "https://more.example/simple")
-    found = module._variables()
-    assert found["PIP_INDEX_URL"] == "https://new.example/simple"
-    assert found["PIP_EXTRA_INDEX_URL"] == "https://more.example/simple"
-    assert "PIP_FIND_LINKS" not in found and "PYTHONPATH" not in found
-    monkeypatch.setenv("PIP_INDEX_URL", "https://own.example/simple")
-    assert module._variables()["PIP_INDEX_URL"] == "https://own.example/simple"
+def shelf(home, digit, days, *, half=False):
+    """A folder of wheels that was used so many days ago."""
+    folder = home / "wheels" / (digit * 64 + (".part" if half else ""))
+    folder.mkdir(parents=True)
+    (folder / "tflite_runtime-2.14.0-cp311-cp311-linux_armv7l.whl").write_bytes(bytes(4096))
+    moment = time.time() - days * 86400
+    os.utime(folder, (moment, moment))
+    return folder
+
+
+def test_wheels_that_no_board_asked_for_lately_go(closed, wherry_home):
+    assert list(closed) == closed.remove() == []  # of a home without any
+    old, new = shelf(wherry_home, "a", 40), shelf(wherry_home, "b", 20)
+    half = shelf(wherry_home, "c", 0, half=True)
+    found = {each.directory: each for each in closed}
+    assert list(found) == [old, new, half]
+    assert found[old].packages == ("tflite-runtime==2.14.0",)
+    assert found[old].size_bytes >= 4096
+    assert found[new].last_used - found[old].last_used > timedelta(days=19)
+
+    month = timedelta(days=30)
+    assert [each.directory for each in closed.remove(month, dry_run=True)] == [old, half]
+    assert old.exists() and half.exists()
+    with hold(half.with_suffix(".lock")):  # it is being fetched
+        assert [each.directory for each in closed.remove(month)] == [old]
+    assert [each.directory for each in closed.remove()] == [half]
+    assert [path.name for path in (wherry_home / "wheels").iterdir()] == [new.name]
+
+
+def test_what_a_board_asks_for_is_used(closed, wherry_home):
+    closed.fetch(Requirements(), PC)
+    folder = wherry_home / "wheels" / closed.lock(Requirements(), PC).sha256
+    os.utime(folder, (0, 0))
+    closed.fetch(Requirements(), PC)
+    assert closed.remove(timedelta(days=1)) == []
+
+
+def test_what_a_killed_fetch_left_is_no_hindrance(wheels, wherry_home, monkeypatch):
+    lock = Lock("wdemo==1 --hash=sha256:00\n", "c" * 64)
+    left = shelf(wherry_home, "c", 0, half=True)
+    seen = []
+
+    def look(arguments, what, platform):
+        seen.extend(path.name for path in left.iterdir())
+        raise EnvironmentError_("broke off", remedy="None.")
+
+    monkeypatch.setattr(wheels, "lock", lambda *_: lock)
+    monkeypatch.setattr(wheels, "_pip", look)
+    with pytest.raises(EnvironmentError_, match="broke off"):
+        wheels.fetch(PIP, PC)
+    assert seen == ["lock.txt"] and not left.exists()

@@ -13,6 +13,8 @@ from wherry.errors import StoreError
 from wherry.home import home
 
 if TYPE_CHECKING:
+    from wherry.engine.environments import Environment
+    from wherry.engine.wheels import Shelf, Wheels
     from wherry.entry import Entry
     from wherry.store import Store
 
@@ -66,18 +68,19 @@ def cache_explain(key: str) -> dict[str, Any]:
 def cache_gc(
     max_age: timedelta | None = None, max_size: int | None = None, *, dry_run: bool = False
 ) -> dict[str, Any]:
-    """Remove what is no longer used: entries, the least recently used first, and environments.
+    """Remove what is no longer used: entries, the least recently used first, and packages.
 
     What a run that is going on uses stays. Without a limit, what no run has used for 30 days goes.
 
     Args:
-        max_age: entries and environments that no run has used for longer go.
+        max_age: entries, environments and wheels for boards that no run has used for longer go.
         max_size: of all entries together, bytes.
         dry_run: only say what would go.
 
     Returns:
         JSON values: ``removed`` as in `cache_list`; ``damaged``, folders; ``environments``:
-        ``directory``, ``packages``, ``size_bytes``; ``freed_bytes``, ``kept_bytes``, ``in_use``.
+        ``directory``, ``packages``, ``size_bytes``; ``wheels`` the same; ``freed_bytes``,
+        ``kept_bytes``, ``in_use``.
     """
     from wherry.engine.environments import Environments
     from wherry.housekeeping import gc
@@ -85,19 +88,20 @@ def cache_gc(
     if max_age is None and max_size is None:
         max_age = _UNUSED
     collected = gc(_store(), max_age=max_age, max_bytes=max_size, dry_run=dry_run)
-    environments: list[dict[str, Any]] = [
-        {
-            "directory": str(found.directory),
-            "packages": list(found.packages),
-            "size_bytes": found.size_bytes,
-        }
+    environments = [
+        _packages_as_json(found)
         for found in Environments(home()).remove(unused_for=max_age, dry_run=dry_run)
     ]
+    wheels = [
+        _packages_as_json(found) for found in _wheels().remove(unused_for=max_age, dry_run=dry_run)
+    ]
+    freed = sum(found["size_bytes"] for found in (*environments, *wheels))
     return {
         "removed": [_as_json(entry) for entry in collected.removed],
         "damaged": [str(path) for path in collected.damaged],
         "environments": environments,
-        "freed_bytes": collected.freed_bytes + sum(found["size_bytes"] for found in environments),
+        "wheels": wheels,
+        "freed_bytes": collected.freed_bytes + freed,
         "kept_bytes": collected.kept_bytes,
         "in_use": collected.in_use,
     }
@@ -126,6 +130,23 @@ def _store() -> Store:
     from wherry.store import Store
 
     return Store(home() / "store")
+
+
+def _wheels() -> Wheels:
+    import threading
+
+    from wherry.engine.environments import Environments
+    from wherry.engine.wheels import Wheels
+
+    return Wheels(home(), Environments(home()), threading.Event())
+
+
+def _packages_as_json(found: Environment | Shelf) -> dict[str, Any]:
+    return {
+        "directory": str(found.directory),
+        "packages": list(found.packages),
+        "size_bytes": found.size_bytes,
+    }
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
@@ -187,7 +208,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.option("--kind", metavar="KIND", help="Of the step: convert, measure, ...")
 @_json_option
 def list_(kind: str | None, as_json: bool) -> None:
-    """List the entries, the last used first."""
+    """List the entries, the last used first, and how much there is of wheels for boards."""
     entries = cache_list(kind)
     if as_json:
         _print_json(entries)
@@ -209,6 +230,11 @@ def list_(kind: str | None, as_json: bool) -> None:
         console.print(table)
     total = sum(entry["size_bytes"] for entry in entries)
     click.echo(f"{_entries(len(entries))}, {_size(total)}, in {home() / 'store'}")
+    wheels = list(_wheels())
+    if wheels:
+        size = sum(found.size_bytes for found in wheels)
+        sets = f"{len(wheels)} set{'' if len(wheels) == 1 else 's'}"
+        click.echo(f"wheels for boards: {sets}, {_size(size)}, in {home() / 'wheels'}")
 
 
 @command.command(name="explain")
@@ -264,7 +290,8 @@ def gc_(max_age: timedelta | None, max_size: int | None, dry_run: bool, as_json:
     """Remove what is no longer used, the least recently used first.
 
     What a run that is going on uses stays. --max-age counts for environments of tools and
-    runtimes too. Without a limit, what no run has used for 30 days goes.
+    runtimes too, and for wheels that were fetched for boards. Without a limit, what no run has
+    used for 30 days goes.
     """
     found = cache_gc(max_age, max_size, dry_run=dry_run)
     if as_json:
@@ -275,10 +302,11 @@ def gc_(max_age: timedelta | None, max_size: int | None, dry_run: bool, as_json:
         click.echo(f"{shown}  {_size(entry['size_bytes'])}, used {_ago(entry['last_used'])}")
     for path in found["damaged"]:
         click.echo(f"damaged  {path}")
-    for environment in found["environments"]:
-        packages = ", ".join(environment["packages"]) or "half made"
-        click.echo(f"environment {_short(packages)}  {_size(environment['size_bytes'])}")
-    count = len(found["removed"]) + len(found["damaged"]) + len(found["environments"])
+    for kind, word in (("environments", "environment"), ("wheels", "wheels")):
+        for each in found[kind]:
+            packages = ", ".join(each["packages"]) or "half made"
+            click.echo(f"{word} {_short(packages)}  {_size(each['size_bytes'])}")
+    count = sum(len(found[kind]) for kind in ("removed", "damaged", "environments", "wheels"))
     verb = "would be removed" if dry_run else "removed"
     in_use = f", {_entries(found['in_use'])} in use" if found["in_use"] else ""
     freed, kept = _size(found["freed_bytes"]), _size(found["kept_bytes"])

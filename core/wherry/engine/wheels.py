@@ -2,14 +2,16 @@
 
 A set of requirements is resolved once per platform and kept as a lock, as `environments` does for
 the host: each package with its version and the sha256 of the wheel that fits. pip resolves and
-fetches, for uv fetches no wheels; it runs in an environment of its own, with the user's settings of
-the package index, whether they were made for pip or for uv.
+fetches, for uv fetches no wheels; it runs in an environment of its own (see `board_pip`), with the
+user's settings of the package index (see `pip_settings`).
 
-Below the home: ``environments/locks/KEY.txt``, ``wheels/LOCK/*.whl``.
+Below the home: ``environments/locks/board-KEY.txt``, ``wheels/LOCK/*.whl``; the time of change of
+such a folder is when it was used last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,16 +19,18 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherry.artifact import hash_file
-from wherry.engine.environments import Lock, python_fits
+from wherry.engine import board_pip, pip_settings
+from wherry.engine.environments import Lock, disk_usage, python_fits
 from wherry.engine.uv import named
 from wherry.errors import EnvironmentError_, Interrupted, UnfitError
-from wherry.filelock import hold
+from wherry.filelock import TakenError, hold
 from wherry.requirements import Requirements
 
 if TYPE_CHECKING:
@@ -38,19 +42,34 @@ if TYPE_CHECKING:
 PIP = "pip==25.0.1"
 """The last that also runs on Python 3.8: boards where uv does not run get it too."""
 
-_FORM = 1  # of the lock's text
+_FORM = 2  # of the lock's text, and of how it is found
 _OLDEST_GLIBC = 17  # of manylinux: 2.17, and its older name manylinux2014
 _POLL_S = 0.2
 _SHOWN_CHARS = 500
+_UNFIT = "Update the board's system or Python, or use another backend there."
+# What pip says: of a package, and which versions there are, each with a wheel that fits; of one
+# that says itself which Python it needs.
+_MISSING = r"satisfies the requirement (.+?(?: \(from [^():]+\))?) \(from versions: ([^)]*)\)"
+_OTHER_PYTHON = r"Package '(.+?)' requires a different Python: \S+ not in '(.+?)'"
 # Pip then goes on, and says that there is no version at all.
 _NO_ANSWER = "connection broken by|Could not fetch URL"
-_FROM_UV = (
-    ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"),
-    ("UV_INDEX_URL", "PIP_INDEX_URL"),
-    ("UV_INDEX", "PIP_EXTRA_INDEX_URL"),
-    ("UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"),
-    ("UV_FIND_LINKS", "PIP_FIND_LINKS"),
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The wheels of one lock, on the disk.
+
+    Attributes:
+        directory: where; without wheels where fetching them was broken off.
+        packages: ``name==version`` each.
+        last_used: when a board's environment last asked for them.
+        size_bytes: on the disk.
+    """
+
+    directory: Path
+    packages: tuple[str, ...]
+    last_used: datetime
+    size_bytes: int
 
 
 class Wheels:
@@ -108,10 +127,49 @@ class Wheels:
                     if progress is not None:
                         progress(f"fetching wheels for {describe(platform)}")
                     self._download(lock, platform, folder)
+        with contextlib.suppress(OSError):  # a home that is only read serves as well
+            os.utime(folder)
         return tuple(sorted(folder.glob("*.whl")))
 
+    def __iter__(self) -> Iterator[Shelf]:
+        """All that is on the disk, half-fetched ones too."""
+        return map(_describe, sorted(self._root.glob("[0-9a-f]" * 64 + "*/")))
+
+    def remove(self, unused_for: timedelta | None = None, *, dry_run: bool = False) -> list[Shelf]:
+        """Remove what was fetched by half, and what no board's environment asked for lately.
+
+        Args:
+            unused_for: how long not; None: only the half-fetched go.
+            dry_run: only say which would go.
+
+        Raises:
+            EnvironmentError_: one cannot be removed.
+        """
+        now = datetime.now(UTC)
+        gone = []
+        for found in self:
+            half = found.directory.suffix == ".part"
+            if not half and (unused_for is None or now - found.last_used < unused_for):
+                continue
+            try:
+                with hold(found.directory.with_suffix(".lock"), wait=False, remove=True):
+                    gone.append(found)
+                    if not dry_run:
+                        shutil.rmtree(found.directory)
+            except TakenError:  # it is being fetched
+                continue
+            except OSError as error:
+                raise EnvironmentError_(
+                    f"wheels cannot be removed: {error.strerror or error}",
+                    where=str(found.directory),
+                    remedy="Check who owns that folder.",
+                ) from error
+        return gone
+
     def _download(self, lock: Lock, platform: Platform, folder: Path) -> None:
-        building = Path(tempfile.mkdtemp(dir=self._root, prefix="part-"))
+        building = folder.with_suffix(".part")
+        shutil.rmtree(building, ignore_errors=True)  # of one that was killed
+        building.mkdir()
         try:
             pins = building / "lock.txt"
             pins.write_text(lock.text, encoding="utf-8")
@@ -125,6 +183,7 @@ class Wheels:
 
     def _resolve(self, requirements: Requirements, platform: Platform) -> str:
         """The lock's text."""
+        pip_settings.refuse_limit()
         pins: dict[str, str] = {}
         for packages, options in (
             (requirements.packages, []),
@@ -146,13 +205,15 @@ class Wheels:
 
     def _pip(self, arguments: Sequence[str], what: str, platform: Platform) -> None:
         python = self._environments.ensure(Requirements(packages=(PIP,)))
-        command = [str(python), "-I", "-m", "pip", arguments[0], "--only-binary=:all:"]
+        board = json.dumps(_markers(platform))
+        command = [str(python), "-I", board_pip.__file__, board, arguments[0]]
+        command += ["--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--no-input", "--quiet", *arguments[1:]]
         with (
             tempfile.TemporaryFile() as output,
             subprocess.Popen(
                 command,
-                env=_variables(),
+                env=pip_settings.variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -202,17 +263,7 @@ def for_platform(packages: Sequence[str], platform: Platform) -> list[str]:
     """Those whose markers hold on the board, without the markers."""
     from packaging.requirements import Requirement
 
-    environment = {
-        "implementation_name": "cpython",
-        "implementation_version": platform.python,
-        "os_name": "posix",
-        "platform_machine": platform.machine,
-        "platform_python_implementation": "CPython",
-        "platform_system": "Linux",
-        "python_full_version": platform.python,
-        "python_version": _short(platform.python),
-        "sys_platform": "linux",
-    }
+    environment = _markers(platform)
     found = []
     for text in packages:
         requirement = Requirement(text)
@@ -220,6 +271,23 @@ def for_platform(packages: Sequence[str], platform: Platform) -> list[str]:
             requirement.marker = None
             found.append(str(requirement))
     return found
+
+
+def _markers(platform: Platform) -> dict[str, str]:
+    """The values of the markers' variables on a board."""
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": platform.python,
+        "os_name": "posix",
+        "platform_machine": platform.machine,
+        "platform_python_implementation": "CPython",
+        "platform_release": "0",  # the kernel's version: no wheel depends on it
+        "platform_system": "Linux",
+        "platform_version": "0",
+        "python_full_version": platform.python,
+        "python_version": _short(platform.python),
+        "sys_platform": "linux",
+    }
 
 
 def _tags(platform: Platform) -> list[str]:
@@ -255,17 +323,29 @@ def _error(text: str, what: str, platform: Platform) -> EnvironmentError_:
     board = describe(platform)
     lines = [line for line in text.splitlines() if line.strip()]
     silent = [line for line in lines if re.search(_NO_ANSWER, line)][-1:]
-    missing = re.search(r"satisfies the requirement (\S+) \(from versions: ([^)]*)\)", text)
+    if pip_settings.is_offline():
+        return EnvironmentError_(
+            f"the wheels of {what.splitlines()[0]} for {board} are not here, and UV_OFFLINE is set",
+            remedy="Unset UV_OFFLINE once, with a network, so that they can be fetched.",
+        )
+    missing = re.search(_MISSING, text)
     versions = (
         [version for version in missing[2].split(", ") if version != "none"] if missing else []
     )
     if missing and (versions or not silent):
         fit = f"{versions[-1]} is the newest that fits" if versions else "no version of it fits"
+        return UnfitError(f"{missing[1]} has no wheel for {board}; {fit}", remedy=_UNFIT)
+    python = re.search(_OTHER_PYTHON, text)
+    if python and not silent:
         return UnfitError(
-            f"{missing[1]} has no wheel for {board}; {fit}",
-            remedy="Update the board's system or Python, or use another backend there.",
+            f"{python[1]} needs Python {python[2]}, and the board has {platform.python}",
+            remedy=_UNFIT,
         )
     words = " ".join(silent or lines[-3:])[-_SHOWN_CHARS:] or "pip said nothing"
+    if "ResolutionImpossible" in text and not silent:
+        return UnfitError(
+            f"{what.splitlines()[0]} have no set of wheels for {board}: {words}", remedy=_UNFIT
+        )
     return EnvironmentError_(
         f"the wheels of {what.splitlines()[0]} for {board} cannot be had: {words}",
         remedy="Check the network, and the package index if another one is to be used "
@@ -273,10 +353,11 @@ def _error(text: str, what: str, platform: Platform) -> EnvironmentError_:
     )
 
 
-def _variables() -> dict[str, str]:
-    """The variables that pip runs with: the user's, and those of uv where pip's own are missing."""
-    given = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    for uv, pip in _FROM_UV:
-        if given.get(uv) and not given.get(pip):
-            given[pip] = given[uv]
-    return given
+def _describe(directory: Path) -> Shelf:
+    names = sorted(path.name.split("-")[:2] for path in directory.glob("*.whl"))
+    return Shelf(
+        directory,
+        tuple(f"{name.replace('_', '-')}=={version}" for name, version in names),
+        datetime.fromtimestamp(directory.stat().st_mtime, UTC),
+        disk_usage([directory]),
+    )
