@@ -132,8 +132,8 @@ class Wheels:
         return tuple(sorted(folder.glob("*.whl")))
 
     def __iter__(self) -> Iterator[Shelf]:
-        """All that is on the disk, half-fetched ones too."""
-        return map(_describe, sorted(self._root.glob("[0-9a-f]" * 64 + "*/")))
+        """All that was fetched."""
+        return map(_describe, self._directories(""))
 
     def remove(self, unused_for: timedelta | None = None, *, dry_run: bool = False) -> list[Shelf]:
         """Remove what was fetched by half, and what no board's environment asked for lately.
@@ -147,24 +147,30 @@ class Wheels:
         """
         now = datetime.now(UTC)
         gone = []
-        for found in self:
-            half = found.directory.suffix == ".part"
-            if not half and (unused_for is None or now - found.last_used < unused_for):
-                continue
+        for directory in self._directories(".part") + self._directories(""):
+            half = directory.suffix == ".part"
             try:
-                with hold(found.directory.with_suffix(".lock"), wait=False, remove=True):
+                with hold(directory.with_suffix(".lock"), wait=False, remove=True):
+                    found = _describe(directory)  # as it is now that nobody fetches it
+                    if not half and (unused_for is None or now - found.last_used < unused_for):
+                        continue
                     gone.append(found)
                     if not dry_run:
-                        shutil.rmtree(found.directory)
+                        shutil.rmtree(directory)
             except TakenError:  # it is being fetched
+                continue
+            except FileNotFoundError:  # it has just gone
                 continue
             except OSError as error:
                 raise EnvironmentError_(
                     f"wheels cannot be removed: {error.strerror or error}",
-                    where=str(found.directory),
+                    where=str(directory),
                     remedy="Check who owns that folder.",
                 ) from error
         return gone
+
+    def _directories(self, suffix: str) -> list[Path]:
+        return sorted(self._root.glob(f"{'[0-9a-f]' * 64}{suffix}/"))
 
     def _download(self, lock: Lock, platform: Platform, folder: Path) -> None:
         building = folder.with_suffix(".part")
