@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,20 +106,29 @@ class Board:
         """Read the sensors now."""
         return as_sensors(self.call("sensors")["reading"])
 
-    def lease(self, wait_s: float, report: Callable[[str], None]) -> None:
-        """Take the lease; ``report`` is told who holds it while we wait.
+    def lease(
+        self, wait_s: float, report: Callable[[str], None], ended: Container[str] = ()
+    ) -> None:
+        """Take the lease.
+
+        Args:
+            wait_s: for whoever holds it, seconds.
+            report: told who holds it while we wait.
+            ended: tokens of our own sessions that are over. An agent that goes on holding one, as
+                it is stopped or has not noticed that the link was lost, is ended.
 
         Raises:
             DeviceError: it was not free within ``wait_s`` seconds.
         """
-        token = secrets.token_hex(16)
+        self.token = token = secrets.token_hex(16)
         owner = {
             "owner": _user(),
             "host": platform.node(),
             "process": os.getpid(),
             "token": token,
         }
-        deadline = time.monotonic() + wait_s
+        begun = time.monotonic()
+        deadline = begun + wait_s
         pause, least = _POLL_S[0], ""
         while (holder := (answer := self.call("lease", owner=owner))["holder"]) is not None:
             held_by = describe_holder(holder)
@@ -129,18 +138,23 @@ class Board:
                     where=self.name,
                     remedy="Try again when it is free, or choose another device.",
                 )
+            if holder.get("token") in ended and time.monotonic() - begun >= _END_S:
+                self.unlock(holder["token"])
             if holder.get("token", "") != least:  # say it once for each holder
                 least = holder.get("token", "")
                 report(f"{self.name} is in use by {held_by}; waiting for it")
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(2 * pause, _POLL_S[1])
-        self.token = token
         for text in answer["left"]:  # of the clocks that an earlier session had fixed
             report(f"{self.name}: {text}")
 
-    def unlock(self) -> Mapping[str, Any] | None:
-        """End the agent that holds the lease, if our account may; who it was, None: it was free."""
-        ended = self.call("unlock")["ended"]
+    def unlock(self, token: str | None = None) -> Mapping[str, Any] | None:
+        """End the agent that holds the lease, if our account may; who it was, None: it was free.
+
+        Args:
+            token: of the only holder that is meant; None: whoever holds it.
+        """
+        ended = self.call("unlock", token=token)["ended"]
         return None if ended is None else dict(ended)
 
     def clean(self, unused_s: float) -> tuple[list[str], int]:

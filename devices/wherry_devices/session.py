@@ -54,6 +54,7 @@ class BoardDevice:
         self._name = name
         self._connect = connect
         self._patience = patience or Patience()
+        self._ended: set[str] = set()  # tokens of sessions that are over
 
     @property
     def name(self) -> str:
@@ -80,10 +81,12 @@ class BoardDevice:
             board = Board(connection, self._name, self._patience.silence_s)
             try:
                 if lease:
-                    board.lease(self._patience.wait_s, report)
+                    board.lease(self._patience.wait_s, report, self._ended)
                 yield BoardSession(connection, board, self._patience.limit_s)
             finally:
                 board.close()
+                if board.token is not None:
+                    self._ended.add(board.token)
         finally:
             connection.close()
 

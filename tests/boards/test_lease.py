@@ -25,7 +25,7 @@ HOLDER = """
     import pathlib, sys, time
     from wherry_devices.agent.lease import Lease
     lease = Lease(pathlib.Path(sys.argv[1]))
-    lease.acquire({"owner": "anna"})
+    lease.acquire({"owner": "anna", "token": "anna's"})
     print("ready", flush=True)
     time.sleep(600)
 """
@@ -158,6 +158,15 @@ def test_an_agent_that_holds_the_lease_is_ended(tmp_path, start):
     assert holder.wait(10) == -9
     assert lease.acquire({}) is None
     lease.release()
+
+
+def test_only_the_holder_that_is_meant_is_ended(tmp_path, start):
+    lease = Lease(tmp_path / "lease")
+    holder = start(HOLDER, tmp_path / "lease", "wherry-agent")
+    assert lease.evict("an earlier one's") is None
+    assert holder.poll() is None
+    assert lease.evict("anna's")["pid"] == holder.pid
+    assert holder.wait(10) == -9
 
 
 def test_what_is_no_agent_is_not_ended(tmp_path, start):

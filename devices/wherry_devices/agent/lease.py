@@ -82,15 +82,18 @@ class Lease:
         held = os.fstat(descriptor)
         return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
-    def evict(self) -> dict[str, Any] | None:
+    def evict(self, token: str | None = None) -> dict[str, Any] | None:
         """End the agent that holds the lease, and see who it was; None: it was free.
+
+        Args:
+            token: of the only holder that is meant; None: whoever holds it.
 
         Raises:
             ValueError: it is held by something that is no agent of ours, or is not known.
             OSError: it is another user's.
         """
         holder = self.holder()
-        if holder is None:
+        if holder is None or (token is not None and holder.get("token") != token):
             return None
         pid = int(holder.get("pid", 0))
         if pid <= 0 or b"wherry-agent" not in _command_line(pid):

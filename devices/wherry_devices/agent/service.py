@@ -130,8 +130,8 @@ class Service:
             return {"holder": None, "left": self._stabiliser.restore()}
         return {"holder": holder}
 
-    def _unlock(self, _frame: Frame) -> dict[str, Any]:
-        return {"ended": self._lease.evict()}
+    def _unlock(self, frame: Frame) -> dict[str, Any]:
+        return {"ended": self._lease.evict(frame.header["token"])}
 
     def _end_run(self, frame: Frame) -> dict[str, Any]:
         self._runs.end_one(int(frame.header["pid"]), os.getpid())
