@@ -1,22 +1,26 @@
-"""The backends ``moody`` and ``homeless``, and the moods of the plugin itself."""
+"""The backends ``moody`` and ``homeless``, the moods of the plugin itself, and a metric."""
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 from onnx import numpy_helper
 
 from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration
 from wherry.context import StepContext
 from wherry.hookspecs import hookimpl
+from wherry.metrics import MetricKind
 from wherry.model import Model, TensorSpec
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
 
 HERE = Path(__file__).parent
+HEAVY_BYTES = 2 << 20
 
 
 class MoodyOptions(RuntimeOptions):
@@ -51,6 +55,32 @@ def wherry_backends() -> Iterable[Backend]:
         converter=Requirements(packages=("wherry-no-such-package==1.0",)),
         convert_files=(HERE / "plugin.py", HERE / "convert.py"),
     )
+
+
+class Checksum:
+    """Over all outputs and their order: one that is lost, changed or moved changes it."""
+
+    def __init__(self, _output: str | None) -> None:
+        self.count, self.sum = 0, 0.0
+
+    def update(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        reference: Mapping[str, np.ndarray],
+        label: int | np.ndarray | None,
+    ) -> None:
+        for array in (outputs["a"], outputs["b"]):
+            self.count += 1
+            self.sum += self.count * float(array.sum(dtype=np.float64))
+
+    def result(self) -> float:
+        return self.sum
+
+
+@hookimpl
+def wherry_metrics() -> Iterable[MetricKind]:
+    """`Checksum`."""
+    yield MetricKind("checksum", "of all outputs in their order", "higher", Checksum)
 
 
 def preflight(model: Model, target: Target) -> list[Unsupported]:
@@ -92,6 +122,8 @@ def wherry_convert(
     outputs = tuple(map(_bind, model.outputs))
     if hook == "links":
         (context.output / "passwd").symlink_to("/etc/passwd")
+    if hook == "heavy":  # it takes a while to send, and cannot be compressed
+        (context.output / "ballast").write_bytes(random.Random(0).randbytes(HEAVY_BYTES))
     artifact = Artifact.from_directory(
         context.output if hook != "elsewhere" else context.scratch,
         backend=target.backend,

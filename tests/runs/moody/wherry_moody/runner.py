@@ -73,6 +73,10 @@ def hang(_outputs: dict[str, Any]) -> None:
     time.sleep(3600)
 
 
+def slow(_outputs: dict[str, Any]) -> None:
+    time.sleep(0.001)
+
+
 def raises(_outputs: dict[str, Any]) -> None:
     raise RuntimeError("kernel launch failed (error 719)")
 
@@ -94,6 +98,7 @@ MOODS = {
     "segfault at load": lambda outputs: None,
     "segfault": segfault,
     "hang": hang,
+    "slow": slow,
     "raises": raises,
     "nan": nan,
     "shape": shape,
