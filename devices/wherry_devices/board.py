@@ -139,7 +139,8 @@ class Board:
                     remedy="Try again when it is free, or choose another device.",
                 )
             if holder.get("token") in ended and time.monotonic() - begun >= _END_S:
-                self.unlock(holder["token"])
+                with contextlib.suppress(DeviceError):  # it is ending: the next answer says more
+                    self.unlock(holder["token"])
             if holder.get("token", "") != least:  # say it once for each holder
                 least = holder.get("token", "")
                 report(f"{self.name} is in use by {held_by}; waiting for it")
