@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from wherry.errors import DeviceError, Interrupted, WherryError
+from wherry.asking import at_once
+from wherry.errors import DeviceError, DeviceTakenError, Interrupted, WherryError
 from wherry.tags import is_tagged, tagged, tags_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ WAIT_S = 600.0
 """How long a run waits where all devices with its tags are in use."""
 
 _POLL_S = 5.0
-_AT_ONCE = 32  # devices that are asked at the same time
+_JITTER = 0.5  # share of it: two runs that stand in each other's way do not go on doing so
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ def choose(
     """A device for each of the manifest's tags, as `wherry.tags` has them.
 
     Of the devices with the tags the first in the inventory that is free is taken, one that
-    nothing else in this manifest uses before one that something does. No lease is taken yet.
+    nothing else in this manifest uses before one that something does. Its lease is taken at once
+    and kept (`Services.hold`), so that no other run chooses it too. Where there is none for some
+    of the tags, none is held for the others while we wait: runs would wait for each other.
 
     Args:
         manifest: names the tags.
-        services: reach the devices.
+        services: reach the devices, and hold them.
         earlier: what another run has chosen, and this one goes on with.
         tell: told what was chosen, and who has the devices while we wait.
 
@@ -55,44 +58,80 @@ def choose(
     """
     devices = services.inventory.devices
     words = dict.fromkeys(t.device for t in manifest.targets if is_tagged(t.device))
-    chosen = {word: earlier[word] for word in words if earlier.get(word) in tagged(word, devices)}
-    taken = {target.device for target in manifest.targets} | set(chosen.values())
-    waiting = {word: tagged(word, devices) for word in words if word not in chosen}
+    known = {word: earlier[word] for word in words if earlier.get(word) in tagged(word, devices)}
+    wanted = {word: tagged(word, devices) for word in words if word not in known}
+    used = {target.device for target in manifest.targets} | set(known.values())
     told: set[tuple[str, ...]] = set()
     lost: dict[str, str] = {}
     deadline = time.monotonic() + WAIT_S
-    while waiting:
-        states = _ask({name for names in waiting.values() for name in names}, services)
+    while wanted:
+        states = _ask({name for names in wanted.values() for name in names}, services)
+        chosen, missing = _hold(wanted, states, used, services)
+        if missing is None:
+            for word, name in chosen.items():
+                tell(f"the device with the tags {_shown(word)} is {name}")
+            return known | chosen
         lost |= {name: state.lost for name, state in states.items() if state.lost}
-        for word, names in list(waiting.items()):
-            free = [name for name in names if states[name] == _State()]
-            used = {name: states[name].used_by for name in names if states[name].used_by}
-            if free:
-                chosen[word] = next((name for name in free if name not in taken), free[0])
-                taken.add(chosen[word])
-                del waiting[word]
-                tell(f"the device with the tags {_shown(word)} is {chosen[word]}")
-                continue
-            holders = "; ".join(f"{name} by {holder}" for name, holder in used.items())
-            if not used:
+        wanted = {
+            word: tuple(name for name in names if name not in lost)
+            for word, names in wanted.items()
+        }
+        for word, names in wanted.items():
+            if not names:
                 raise DeviceError(
                     f"no device with the tags {_shown(word)} can be reached: "
-                    + "; ".join(lost[name] for name in tagged(word, devices) if name in lost),
+                    + "; ".join(lost[name] for name in tagged(word, devices)),
                     remedy="Check that one of them is up.",
                 )
-            if time.monotonic() >= deadline:
-                raise DeviceError(
-                    f"all devices with the tags {_shown(word)} are in use: {holders}; "
-                    f"waited {WAIT_S:g} s",
-                    remedy="Try again when one is free.",
-                )
-            if (word, *used) not in told:
-                told.add((word, *used))
-                tell(f"all devices with the tags {_shown(word)} are in use: {holders}; waiting")
-            waiting[word] = tuple(used)
-        if waiting and services.cancelled.wait(_POLL_S):
+        users = {name: states[name].used_by for name in wanted[missing]}
+        holders = "; ".join(f"{name} by {holder}" for name, holder in users.items())
+        if time.monotonic() >= deadline:
+            raise DeviceError(
+                f"all devices with the tags {_shown(missing)} are in use: {holders}; "
+                f"waited {WAIT_S:g} s",
+                remedy="Try again when one is free.",
+            )
+        if (missing, *users) not in told:
+            told.add((missing, *users))
+            tell(f"all devices with the tags {_shown(missing)} are in use: {holders}; waiting")
+        pause_s = _POLL_S * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- no secret
+        if services.cancelled.wait(pause_s):
             raise Interrupted("stopped while waiting for a device")
-    return chosen
+    return known
+
+
+def _hold(
+    wanted: Mapping[str, tuple[str, ...]],
+    states: dict[str, _State],
+    used: set[str],
+    services: Services,
+) -> tuple[dict[str, str], str | None]:
+    """Hold a free device for each of the words; the devices, and None.
+
+    Where a word gets none, it is named instead, and nothing is held. What turns out to be taken,
+    or lost, is written into ``states``.
+    """
+    chosen: dict[str, str] = {}
+    for word, names in wanted.items():
+        taken = used | set(chosen.values())
+        for name in sorted(names, key=taken.__contains__):  # the inventory's order among equals
+            if states[name] != _State():
+                continue
+            try:
+                if name not in chosen.values():
+                    services.hold(name)
+            except DeviceTakenError:
+                states[name] = _State(used_by="another, who was faster")
+            except DeviceError as error:
+                states[name] = _State(lost=_words(error, name))
+            else:
+                chosen[word] = name
+                break
+        if word not in chosen:
+            for name in set(chosen.values()):
+                services.release(name)
+            return {}, word
+    return chosen, None
 
 
 def with_devices(manifest: Manifest, chosen: Mapping[str, str]) -> Manifest:
@@ -122,26 +161,24 @@ def with_devices(manifest: Manifest, chosen: Mapping[str, str]) -> Manifest:
     )
 
 
-def _ask(names: Iterable[str], services: Services) -> Mapping[str, _State]:
+def _ask(names: Iterable[str], services: Services) -> dict[str, _State]:
     """The states of devices, asked at the same time."""
+    answers = at_once(
+        names,
+        lambda name: services.device(name).probe().facts.get("in_use_by"),
+        services.cancelled,
+    )
+    return {
+        name: _State(lost=_words(answer, name))
+        if isinstance(answer, WherryError)
+        else _State(used_by=answer or "")
+        for name, answer in answers.items()
+    }
 
-    def state(name: str) -> _State:
-        try:
-            user = services.device(name).probe().facts.get("in_use_by")
-        except Interrupted:
-            raise
-        except WherryError as error:
-            text = str(error)
-            return _State(lost=text if name in text else f"{name}: {text}")
-        return _State(used_by=user or "")
 
-    listed = list(names)
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wherry-ask") as pool:
-        try:
-            return dict(zip(listed, pool.map(state, listed), strict=True))
-        except KeyboardInterrupt:
-            services.cancelled.set()  # ends the sessions, so that the pool's threads can be joined
-            raise Interrupted("stopped while asking for a free device") from None
+def _words(error: WherryError, name: str) -> str:
+    text = str(error)
+    return text if name in text else f"{name}: {text}"
 
 
 def _shown(word: str) -> str:

@@ -180,10 +180,24 @@ class Device(Protocol):
         """Find out what the board is; raises `DeviceError`."""
         ...
 
-    def session(self, *, lease: bool = True) -> AbstractContextManager[Session]:
+    def session(
+        self,
+        *,
+        lease: bool = True,
+        wait: bool = True,
+        report: Callable[[str], None] | None = None,
+    ) -> AbstractContextManager[Session]:
         """Connect; with ``lease``, hold the board alone until the context ends.
 
         Without a lease nothing may be timed: parity checks run so.
+
+        Args:
+            lease: whether to take it.
+            wait: for whoever holds it.
+            report: told who holds it while we wait; None: the log is.
+
+        Raises:
+            DeviceTakenError: another holds it, and does not give it back in time.
         """
         ...
 

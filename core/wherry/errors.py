@@ -95,6 +95,10 @@ class DeviceError(WherryError):
     """A device cannot be reached, is taken, was lost, or refused something."""
 
 
+class DeviceTakenError(DeviceError):
+    """Another holds the device's lease."""
+
+
 class DeviceLostError(DeviceError):
     """The link or the board went away while it was used, or could not be reached: try again."""
 

@@ -59,8 +59,8 @@ def prepare(
         remeasure: take no measurement from the store.
         host: the loaded plugins; None: load them.
         cancelled: ends the run.
-        reach: choose a device for those that targets ask for by tags; without, nothing is
-            reached, and the plan cannot be run where there are any.
+        reach: choose a device for those that targets ask for by tags, and hold it until it was
+            measured; without, nothing is reached, and the plan cannot be run where there are any.
         earlier: the devices that another run has chosen so.
         tell: told what was chosen, and who has the devices while we wait.
 
@@ -97,7 +97,11 @@ def prepare(
     )
     chosen: dict[str, str] = {}
     if reach:
-        chosen = choose(loaded, services, earlier=earlier or {}, tell=tell)
+        try:
+            chosen = choose(loaded, services, earlier=earlier or {}, tell=tell)
+        except BaseException:
+            services.release()
+            raise
     if chosen:
         services.plan = make_plan(with_devices(loaded, chosen), host, loaded.inventory)
     request = Request(str(loaded.path), digest_of(loaded.merged), tuple(overrides), chosen)
@@ -172,6 +176,7 @@ def execute(
     request = prepared.request if tag is None else replace(prepared.request, tag=tag)
     started = datetime.now(UTC)
     with contextlib.ExitStack() as stack:
+        stack.callback(services.release)  # boards whose step was never reached
         with services.store.files():
             _sweep(services.run_directory.parent)
             services.run_directory.mkdir(parents=True)

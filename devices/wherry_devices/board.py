@@ -15,7 +15,13 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wherry.errors import DeviceError, DeviceLostError, StoreError, WherryError
+from wherry.errors import (
+    DeviceError,
+    DeviceLostError,
+    DeviceTakenError,
+    StoreError,
+    WherryError,
+)
 from wherry.measurement import Sensors
 from wherry_devices.agent import frames
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
@@ -118,7 +124,7 @@ class Board:
                 it is stopped or has not noticed that the link was lost, is ended.
 
         Raises:
-            DeviceError: it was not free within ``wait_s`` seconds.
+            DeviceTakenError: it was not free within ``wait_s`` seconds.
         """
         self.token = token = secrets.token_hex(16)
         owner = {
@@ -133,7 +139,7 @@ class Board:
         while (holder := (answer := self.call("lease", owner=owner))["holder"]) is not None:
             held_by = describe_holder(holder)
             if time.monotonic() >= deadline:
-                raise DeviceError(
+                raise DeviceTakenError(
                     f"the device is in use by {held_by}; waited {wait_s:g} s",
                     where=self.name,
                     remedy="Try again when it is free, or choose another device.",

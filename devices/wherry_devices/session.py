@@ -68,20 +68,20 @@ class BoardDevice:
 
     @contextmanager
     def session(
-        self, *, lease: bool = True, report: Callable[[str], None] = _log.warning
+        self,
+        *,
+        lease: bool = True,
+        wait: bool = True,
+        report: Callable[[str], None] | None = None,
     ) -> Iterator[BoardSession]:
-        """Connect, and take the lease.
-
-        Args:
-            lease: whether to.
-            report: is told who holds the device while we wait for it.
-        """
+        """See `wherry.device.Device.session`."""
         connection = self._connect()
         try:
             board = Board(connection, self._name, self._patience.silence_s)
             try:
                 if lease:
-                    board.lease(self._patience.wait_s, report, self._ended)
+                    wait_s = self._patience.wait_s if wait else 0.0
+                    board.lease(wait_s, report or _log.warning, self._ended)
                 yield BoardSession(connection, board, self._patience.limit_s)
             finally:
                 board.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from contextlib import contextmanager
 
 from pydantic import BaseModel
 
 from wherry.device import BoardInfo, Transport
-from wherry.errors import DeviceLostError
+from wherry.errors import DeviceLostError, DeviceTakenError
 from wherry.hookspecs import hookimpl
 from wherry.host import Host
 
@@ -38,6 +39,7 @@ class FakeBoard:
         self.identity = name
         self.sessions = 0
         self.used_by = ""
+        self.leased = threading.Lock()
         self.loaded: list[str] = []
         self.open = lambda: None
         self.load = lambda precision: None
@@ -53,10 +55,21 @@ class FakeBoard:
         return self.info
 
     @contextmanager
-    def session(self, *, lease: bool = True):
+    def session(self, *, lease: bool = True, wait: bool = True, report=None):
         self.sessions += lease
         self.open()
-        yield self
+        if not lease:
+            yield self
+            return
+        if not self.leased.acquire(blocking=False):
+            if not wait:
+                raise DeviceTakenError("the device is in use by another run", where=self.name)
+            (report or print)(f"{self.name} is in use by another run; waiting for it")
+            assert self.leased.acquire(timeout=30)
+        try:
+            yield self
+        finally:
+            self.leased.release()
 
     def runtime_lock(self, backend) -> str:
         return "a runtime"

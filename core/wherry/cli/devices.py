@@ -6,23 +6,25 @@ import difflib
 import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from wherry.asking import AT_ONCE, at_once
 from wherry.engine.lending import Lending
-from wherry.errors import DeviceError, EnvironmentError_, UsageError, WherryError
+from wherry.errors import DeviceError, EnvironmentError_, Interrupted, UsageError, WherryError
 
 if TYPE_CHECKING:
-    from wherry.device import Device, DeviceSpec
+    from wherry.device import BoardInfo, Device, DeviceSpec
     from wherry.engine.environments import Environments
     from wherry.host import Host
     from wherry.inventory import Inventory
 
-_AT_ONCE = 32  # devices that are asked at the same time
+_SETUPS = 8  # devices that are set up at the same time: each is sent some 60 MB
+_DAY_S = 86_400
+T = TypeVar("T")
 
 
 def devices_list(host: Host | None = None) -> list[dict[str, Any]]:
@@ -35,18 +37,19 @@ def devices_list(host: Host | None = None) -> list[dict[str, Any]]:
     """
     bench = _Bench.open(host)
     rows = []
-    for spec, found in bench.probe_all(bench.inventory.devices):
+    for name, found in bench.each(bench.inventory.devices, _probe).items():
         if isinstance(found, WherryError):
             state, detail = "unreachable", str(found)
         else:
-            user = found["facts"].get("in_use_by")
+            user = found.facts.get("in_use_by")
             state, detail = ("in use", user) if user else ("free", "")
+        spec = bench.inventory.devices[name]
         rows.append(
             {
-                "name": spec.name,
+                "name": name,
                 "transport": spec.transport,
                 "tags": list(spec.tags),
-                "location": bench.inventory.location(spec.name),
+                "location": bench.inventory.location(name),
                 "state": state,
                 "detail": detail,
             }
@@ -66,9 +69,13 @@ def devices_probe(names: Sequence[str] = (), host: Host | None = None) -> dict[s
     """
     bench = _Bench.open(host)
     return {
-        spec.name: {"error": str(found)} if isinstance(found, WherryError) else found
-        for spec, found in bench.probe_all(names or bench.inventory.devices)
+        name: {"error": str(found)} if isinstance(found, WherryError) else asdict(found)
+        for name, found in bench.each(names or bench.inventory.devices, _probe).items()
     }
+
+
+def _probe(device: Device) -> BoardInfo:
+    return device.probe()
 
 
 def devices_setup(
@@ -93,19 +100,33 @@ def devices_setup(
     bench = _Bench.open(host)
     known = bench.host.backends
     chosen = [_known(name, known, "backend") for name in backends] or list(known)
-    rows: list[dict[str, Any]] = []
-    for spec in bench.specs(names or bench.inventory.devices):
-        device = bench.device(spec)
-        for backend in chosen:
-            if progress is not None:
-                progress(f"{spec.name}: {backend}")
-            row: dict[str, Any] = {"device": spec.name, "backend": backend}
-            try:
-                row["python"] = device.provision(known[backend].runtime)
-            except WherryError as error:
-                row["error"] = str(error)
-            rows.append(row)
-    return rows
+    say = progress or (lambda _text: None)
+
+    def provide(device: Device, backend: str) -> dict[str, Any]:
+        what = f"{device.name}: {backend}"
+        say(what)
+        try:
+            found = device.provision(known[backend].runtime, lambda text: say(f"{what}: {text}"))
+        except Interrupted:
+            raise
+        except WherryError as error:
+            return {"error": str(error)}
+        return {"python": found}
+
+    found = bench.each(
+        names or bench.inventory.devices,
+        lambda device: {backend: provide(device, backend) for backend in chosen},
+        bound=_SETUPS,
+    )
+    return [
+        {
+            "device": name,
+            "backend": backend,
+            **({"error": str(answer)} if isinstance(answer, WherryError) else answer[backend]),
+        }
+        for name, answer in found.items()
+        for backend in chosen
+    ]
 
 
 def devices_clean(
@@ -123,16 +144,15 @@ def devices_clean(
         ``bytes`` (of files), or ``error``.
     """
     bench = _Bench.open(host)
-    rows: list[dict[str, Any]] = []
-    for spec in bench.specs(names or bench.inventory.devices):
-        row: dict[str, Any] = {"device": spec.name}
-        try:
-            environments, size = bench.device(spec).clean(unused_days * 86_400)
-            row |= {"environments": environments, "bytes": size}
-        except WherryError as error:
-            row["error"] = str(error)
-        rows.append(row)
-    return rows
+    found = bench.each(
+        names or bench.inventory.devices, lambda device: device.clean(unused_days * _DAY_S)
+    )
+    return [
+        {"device": name, "error": str(answer)}
+        if isinstance(answer, WherryError)
+        else {"device": name, "environments": answer[0], "bytes": answer[1]}
+        for name, answer in found.items()
+    ]
 
 
 def devices_trust(
@@ -200,7 +220,7 @@ class _Bench(Lending):
     inventory: Inventory
     environments: Environments
     home: Path
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event
 
     @classmethod
     def open(cls, host: Host | None) -> _Bench:
@@ -210,7 +230,9 @@ class _Bench(Lending):
         from wherry.inventory import load_inventory
 
         host = host or Host.load()
-        return cls(host, load_inventory(Path.cwd(), host), Environments(home()), home())
+        cancelled = threading.Event()
+        inventory = load_inventory(Path.cwd(), host)
+        return cls(host, inventory, Environments(home(), cancelled), home(), cancelled)
 
     def device(self, spec: DeviceSpec) -> Device:
         return self.host.transports[spec.transport].connect(spec, self)
@@ -219,20 +241,12 @@ class _Bench(Lending):
         devices = self.inventory.devices
         return [devices[_known(name, devices, "device")] for name in names]
 
-    def probe_all(
-        self, names: Iterable[str]
-    ) -> list[tuple[DeviceSpec, dict[str, Any] | WherryError]]:
-        """Each device with what it is, or why it could not be asked; all at the same time."""
-
-        def probe(spec: DeviceSpec) -> dict[str, Any] | WherryError:
-            try:
-                return asdict(self.device(spec).probe())
-            except WherryError as error:
-                return error
-
-        specs = self.specs(names)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(zip(specs, pool.map(probe, specs), strict=True))
+    def each(
+        self, names: Iterable[str], ask: Callable[[Device], T], bound: int = AT_ONCE
+    ) -> dict[str, T | WherryError]:
+        """What ``ask`` returns for each device, or why it cannot; many at the same time."""
+        specs = {spec.name: spec for spec in self.specs(names)}
+        return at_once(specs, lambda name: ask(self.device(specs[name])), self.cancelled, bound)
 
 
 def _known(name: str, among: Collection[str], kind: str) -> str:

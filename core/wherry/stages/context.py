@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import sys
@@ -11,27 +12,35 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherry.engine.lending import Lending
 from wherry.engine.worker import Limits, run_tool
-from wherry.errors import EnvironmentError_, Interrupted, PluginError, WherryError
+from wherry.errors import (
+    DeviceLostError,
+    EnvironmentError_,
+    Interrupted,
+    PluginError,
+    WherryError,
+)
 from wherry.requirements import Requirements
 from wherry.stages.keys import NOTES
 from wherry.store import Key, explained, is_full
 
 if TYPE_CHECKING:
-    from wherry.device import BoardInfo, Device
+    from wherry.device import BoardInfo, Device, Session
     from wherry.engine.environments import Environments
     from wherry.host import Host
     from wherry.inventory import Inventory
     from wherry.manifest import Manifest
     from wherry.plan import Plan
     from wherry.store import Entry, Store
+
+_log = logging.getLogger(__name__)
 
 SCRATCH = "scratch"
 """In a run's folder: what its steps need only while they run."""
@@ -101,6 +110,7 @@ class Services(Lending):
         self._devices: dict[str, Device] = {}
         self._probing: dict[str, threading.Lock] = {}
         self._probed: dict[str, Probed] = {}
+        self._held: dict[str, tuple[ExitStack, Session]] = {}
 
     @property
     def manifest(self) -> Manifest:
@@ -112,6 +122,11 @@ class Services(Lending):
         if self.cancelled.is_set():
             raise Interrupted("the run was stopped")
 
+    def tell(self, step: str, text: str) -> None:
+        """Say why a step does not go on, also where no progress is shown: off the terminal."""
+        self.notify(step, text)
+        _log.warning(text)
+
     def device(self, name: str) -> Device:
         """The device of the inventory, connected on first use."""
         with self._lock:
@@ -120,6 +135,49 @@ class Services(Lending):
                 transport = self.host.transports[spec.transport]
                 self._devices[name] = transport.connect(spec, self)
             return self._devices[name]
+
+    def hold(self, name: str) -> None:
+        """Take the device's lease now, and keep it for `session` until it is released.
+
+        Raises:
+            DeviceTakenError: another has it; nobody is waited for.
+            DeviceError: it cannot be reached, or refuses.
+        """
+        with ExitStack() as stack:
+            session = stack.enter_context(self.device(name).session(wait=False))
+            with self._lock:
+                self._held[name] = stack.pop_all(), session
+
+    def release(self, name: str | None = None) -> None:
+        """Give a held device back; nothing where it is not held. None: all of them."""
+        with self._lock:
+            names = list(self._held) if name is None else [name]
+            held = [self._held.pop(name) for name in names if name in self._held]
+        for stack, _ in held:
+            with suppress(WherryError):  # one that was lost meanwhile has nothing to give back
+                stack.close()
+
+    @contextmanager
+    def session(
+        self, name: str, *, lease: bool = True, report: Callable[[str], None] | None = None
+    ) -> Iterator[Session]:
+        """A session with a device: the one in which it is held, or else a new one.
+
+        Args:
+            name: of the device.
+            lease: see `wherry.device.Device.session`.
+            report: likewise.
+        """
+        held = self._held.get(name)
+        if held is None:
+            with self.device(name).session(lease=lease, report=report) as session:
+                yield session
+            return
+        try:
+            yield held[1]
+        except DeviceLostError:
+            self.release(name)
+            raise
 
     def probe(self, name: str) -> Probed:
         """What the device is; found out once a run, in one session."""
@@ -138,13 +196,16 @@ class Services(Lending):
             if row.target.device == name or checked:
                 backends[backend.name] = backend
         runtimes: dict[str, str | EnvironmentError_] = {}
-        with self.device(name).session(lease=False) as session:
+        with self.session(name, lease=False) as session:
             for backend in backends.values():
                 try:
                     runtimes[backend.name] = session.runtime_lock(backend)
                 except EnvironmentError_ as error:
                     runtimes[backend.name] = error
-            return Probed(session.info, runtimes)
+            info = session.info
+        if name in self._held:  # by this run: for the record it was free
+            info = replace(info, facts={**info.facts, "in_use_by": None})
+        return Probed(info, runtimes)
 
     @property
     def boards(self) -> Mapping[str, BoardInfo]:

@@ -51,10 +51,19 @@ class Profiled:
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
     """Measure what the store does not have; the value is row index to `Profiled`.
 
+    A board that was held for this run is given back at the end.
+
     Raises:
         DeviceError: the board could not be reached, or was lost for good before anything of it
             could be reported.
     """
+    try:
+        return _run(step, inputs, services)
+    finally:
+        services.release(step.device)
+
+
+def _run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
     dataset: Dataset | None = inputs.get(f"data:{EVALUATION}")
     reference: ReferenceOutputs | None = inputs.get("reference")
     rows = [services.plan.rows[index] for index in step.rows]

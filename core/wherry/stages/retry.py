@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from wherry.stages.context import Services
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 PAUSES_S: tuple[float, ...] = (1.0, 5.0, 15.0, 30.0, 60.0)
 """Before each further try; together long enough for a small board to boot."""
@@ -62,8 +60,7 @@ class Tries:
         self._losses += 1
         why = error.message.partition("\n")[0]
         text = f"{self._device} was lost ({why}); trying again in {pause_s:.0f} s"
-        self._services.notify(self._step, text)
-        _log.warning(text)  # progress is shown on terminals alone
+        self._services.tell(self._step, text)
         if self._services.cancelled.wait(pause_s):
             raise Interrupted("the run was stopped") from error
 

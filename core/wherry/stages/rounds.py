@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,7 +140,8 @@ class Rounds:
                 self.failed.setdefault(job.row.index, self.given_up)
 
     def _in_a_session(self) -> None:
-        with self._services.device(self._step.device).session() as session:
+        report = partial(self._services.tell, self._step.id)
+        with self._services.session(self._step.device, report=report) as session:
             self._check_board(session.info)
             if self._services.remeasure:
                 while self._to_clear:  # with the lease: no other run is in the middle of its rounds

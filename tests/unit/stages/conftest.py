@@ -190,7 +190,7 @@ class Bench:
     # The board
 
     @contextmanager
-    def session(self, *, lease: bool = True):
+    def session(self, *, lease: bool = True, wait: bool = True, report=None):
         self.sessions += 1
         yield self
 
