@@ -19,20 +19,20 @@ from wherry.errors import (
     DeviceError,
     DeviceLostError,
     DeviceTakenError,
-    StoreError,
     WherryError,
 )
 from wherry.measurement import Sensors
 from wherry_devices.agent import frames
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
 from wherry_devices.connection import Connection
+from wherry_devices.shipping import Pace, Shipment
 
 SILENCE_S = 60.0  # an agent or a host that says nothing for so long is taken for gone
 _PINGS = 6  # in that time
 _CALL_S = 60.0  # for a question that the board answers at once
 _TOOLS_S = 180.0  # for a board's own tools, each of which has a limit
 _END_S = 5.0  # for the agent to end what it started
-_CHUNK_BYTES = 1 << 20
+_DISK_S = 600.0  # for a look at all bytes of files
 _SHIP_TRIES = 2  # files that the board's disk has damaged are sent once more
 _POLL_S = (0.05, 1.0)  # first and longest pause between two tries for the lease
 _log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Board:
         self._silence_s = silence_s
         self._calling = threading.Lock()
         self._number = 0
+        self._pace = Pace()
         self._closed = threading.Event()
         arguments = ["service", "--lease", connection.lease, "--silence", str(silence_s)]
         self._channel = Channel(connection, "", arguments, silence_s)
@@ -166,7 +167,7 @@ class Board:
 
     def clean(self, unused_s: float) -> tuple[list[str], int]:
         """Remove what nobody used for so long: the environments' names, and bytes of files."""
-        answer = self.call("clean", answer_s=10 * _CALL_S, unused_s=unused_s)
+        answer = self.call("clean", answer_s=_DISK_S, unused_s=unused_s)
         return list(answer["environments"]), int(answer["bytes"])
 
     def end_run(self, pid: int) -> None:
@@ -183,18 +184,18 @@ class Board:
         sources = dict(files.values())
         tree = {name: digest for name, (digest, _) in files.items()}
         for _ in range(_SHIP_TRIES):
-            missing = self.call("missing", hashes=sorted(sources))["missing"]
-            with self._calling:  # the answers come while the next files are sent
-                numbers = [self._put(digest, sources[digest]) for digest in missing]
-                for number in numbers:
-                    self._answer(number, _CALL_S)
-            answer = self.call("tree", answer_s=10 * _CALL_S, files=tree)
-            if "directory" in answer:
-                return str(answer["directory"])
-            _log.warning("%s: %d damaged files are sent again", self.name, len(answer["damaged"]))
+            missing = self.call("missing", answer_s=_DISK_S, hashes=sorted(sources))["missing"]
+            with self._calling:  # the answers come while the next chunks are sent
+                damaged = Shipment(self._put, self._put_answer, self._pace).send(missing, sources)
+            if not damaged:
+                answer = self.call("tree", answer_s=_DISK_S, files=tree)
+                if "directory" in answer:
+                    return str(answer["directory"])
+                damaged = answer["damaged"]
+            _log.warning("%s: %d damaged files are sent again", self.name, len(damaged))
         raise DeviceError(
-            f"{len(answer['damaged'])} files were damaged on the board's disk, also after they "
-            "were sent again",
+            f"{len(damaged)} files were damaged on the board's disk, also after they were sent "
+            "again",
             where=self.name,
             remedy="Check the board's disk or SD card.",
         )
@@ -220,27 +221,16 @@ class Board:
         """Give the board's clocks back; what could not be, sentences."""
         return list(self.call("restore", answer_s=_TOOLS_S)["problems"])
 
-    def _put(self, digest: str, path: Path) -> int:
-        """Send a file; the number of the answer that will come."""
-        with path.open("rb") as stream:
+    def _put(self, number: int | None, header: Mapping[str, Any], data: frames.Tensor) -> int:
+        """Send a chunk of a file; the number of the answers that will come."""
+        if number is None:
             self._number += 1
-            size = path.stat().st_size
-            header = {"op": "put", "id": self._number, "sha256": digest, "size": size}
-            _log.debug("%s: sending %s, %d bytes", self.name, path.name, size)
-            while True:
-                chunk = memoryview(stream.read(_CHUNK_BYTES))
-                self._channel.send(header, [frames.Tensor("data", "uint8", (len(chunk),), chunk)])
-                self._channel.heard = time.monotonic()  # that it takes what we send is a sign, too
-                size -= len(chunk)
-                if size <= 0:
-                    break
-                if not chunk:
-                    raise StoreError(
-                        "the file became shorter while it was sent",
-                        where=str(path),
-                        remedy="Leave wherry's files alone and run again.",
-                    )
-        return self._number
+            number = self._number
+        self._channel.send({"op": "put", "id": number, **header}, [data])
+        return number
+
+    def _put_answer(self, number: int) -> Mapping[str, Any]:
+        return self._answer(number, _CALL_S)
 
     def _answer(self, number: int, limit_s: float) -> Mapping[str, Any]:
         deadline = time.monotonic() + limit_s
@@ -289,7 +279,7 @@ class Board:
     def _beat(self) -> None:
         """The thread that keeps the agent alive, and ends it where it no longer answers."""
         while not self._closed.wait(self._silence_s / _PINGS):
-            if time.monotonic() - self._channel.heard > self._silence_s:
+            if self._channel.silent_s > self._silence_s:
                 for channel in (self._channel, *self._runs):
                     channel.kill(f"it was silent for {self._silence_s:g} s")
                 return

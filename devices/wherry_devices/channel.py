@@ -65,9 +65,6 @@ class Channel:
         python: the interpreter on the board that runs the agent; empty: the board's own.
         arguments: the agent's role and its options.
         patience_s: an agent that takes nothing for so long while we write is ended.
-
-    Attributes:
-        heard: when the agent last gave a sign of life, on the monotonic clock.
     """
 
     def __init__(
@@ -77,7 +74,7 @@ class Channel:
         digest, _ = bundle()
         self._patience_s = patience_s
         self._cancelled = connection.cancelled
-        self.heard = time.monotonic()
+        self._heard = time.monotonic()
         self._process: Process = connection.start(
             bootstrap, [connection.root, digest, python, *arguments]
         )
@@ -87,6 +84,11 @@ class Channel:
         self._taker = threading.Thread(target=self._take, name="wherry-frames", daemon=True)
         self._taker.start()
 
+    @property
+    def silent_s(self) -> float:
+        """How long the agent has given no sign of life; that it takes what we write is one."""
+        return 0.0 if self._writing.locked() else time.monotonic() - self._heard
+
     def send(self, header: Mapping[str, Any], tensors: Sequence[frames.Tensor] = ()) -> None:
         """Send a frame, from any thread; raises `FrameError` where it is too large.
 
@@ -95,9 +97,10 @@ class Channel:
         buffers = frames.encode(header, tensors)
         with self._writing:
             self._write(buffers)
+            self._heard = time.monotonic()  # not for pings, which a dead link's buffers take too
 
     def ping(self, header: Mapping[str, Any]) -> None:
-        """Send a frame unless another is being sent, which does as well."""
+        """Send a frame unless another is being sent, which does as well; no sign of life."""
         if self._writing.acquire(blocking=False):
             try:
                 self._write(frames.encode(header))
@@ -204,5 +207,5 @@ class Channel:
 
     def _readinto(self, view: memoryview) -> int:
         count = self._process.readinto(view)
-        self.heard = time.monotonic()
+        self._heard = time.monotonic()
         return count

@@ -18,7 +18,9 @@ def digest(data):
 
 @pytest.fixture
 def store(tmp_path):
-    return BoardStore(tmp_path)
+    made = BoardStore(tmp_path)
+    yield made
+    made.close()
 
 
 def put(store, data, *, name=None, chunk=5):
@@ -27,16 +29,22 @@ def put(store, data, *, name=None, chunk=5):
     return [receiver.write(memoryview(piece)) for piece in pieces]
 
 
+def age(path, seconds):
+    """Make it look as if it was used last so long ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
 def files(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("data", [b"", b"12345", b"123456789"])
 def test_a_file_arrives(store, tmp_path, data):
-    assert store.missing([digest(data)]) == [digest(data)]
+    assert store.missing([digest(data)]) == {digest(data): 0}
     done = put(store, data)
     assert done[-1] and not any(done[:-1])
-    assert store.missing([digest(data)]) == []
+    assert store.missing([digest(data)]) == {}
     assert [path.read_bytes() for path in files(tmp_path)] == [data]
 
 
@@ -61,16 +69,107 @@ def test_a_full_disk_is_refused_before_it_is_written(store, tmp_path, monkeypatc
     assert put(store, b"123")[-1]
 
 
-def test_half_received_files_of_dead_processes_are_swept(store, tmp_path):
+def begin(store, data, count):
+    """Have the first bytes of a file arrive."""
+    receiver = store.receive(digest(data), len(data))
+    assert not receiver.write(memoryview(data[:count]))
+    return receiver
+
+
+def incoming(tmp_path):
+    return sorted((tmp_path / "incoming").iterdir())
+
+
+def test_a_file_that_broke_off_is_gone_on_with(store, tmp_path):
+    data = os.urandom(3_000_000)
+    begin(store, data, 2_000_001).close()
+    later = BoardStore(tmp_path)
+    later.sweep()
+    assert later.missing([digest(data)]) == {digest(data): 2_000_001}
+    receiver = later.receive(digest(data), len(data))
+    assert receiver.write(memoryview(data[2_000_001:]))
+    assert receiver.taken == len(data)
+    assert [path.read_bytes() for path in files(tmp_path)] == [data]
+
+
+def test_a_file_that_broke_off_before_it_was_named(store, tmp_path):
+    (tmp_path / "incoming" / f"{digest(b'all')}.0").write_bytes(b"all")
+    assert store.missing([digest(b"all")]) == {digest(b"all"): 3}
+    assert store.receive(digest(b"all"), 3).write(memoryview(b""))
+    assert store.missing([digest(b"all")]) == {}
+
+
+@pytest.mark.parametrize("left", [b"1x3", b"123456789"])
+def test_a_part_that_was_damaged_since_is_sent_again(store, tmp_path, left):
+    data = b"1234567"
+    (tmp_path / "incoming" / f"{digest(data)}.0").write_bytes(left)
+    assert store.missing([digest(data)]) == {digest(data): len(left)}
+    receiver = store.receive(digest(data), len(data))
+    with pytest.raises(DamagedError) as caught:
+        receiver.write(memoryview(data[len(left) :]))
+    assert caught.value.digests == [digest(data)]
+    assert files(tmp_path) == []
+    assert store.missing([digest(data)]) == {digest(data): 0}
+    assert put(store, data)[-1]
+
+
+def test_what_nobody_works_on_is_swept(store, tmp_path):
     put(store, b"kept")
-    receiver = store.receive(digest(b"123"), 3)  # of this process, which lives
-    (tmp_path / "incoming" / "999999999.x").write_bytes(b"1")
-    (tmp_path / "incoming" / "999999998.y").mkdir()
+    alive = begin(store, b"123", 1)
+    begin(store, b"456", 1).close()  # and may come again
+    begin(store, b"789", 1).close()
+    strange = tmp_path / "incoming" / "strange"
+    strange.write_bytes(b"1")
+    (tmp_path / "incoming" / "folder.y").mkdir()
+    old, kept = (tmp_path / "incoming" / f"{digest(data)}.0" for data in (b"456", b"789"))
+    age(old, 8 * 86_400)
     store.sweep()
-    assert len(list((tmp_path / "incoming").iterdir())) == 1
-    receiver.close()
-    assert len(list((tmp_path / "incoming").iterdir())) == 0
-    assert store.missing([digest(b"kept")]) == []
+    assert incoming(tmp_path) == sorted([alive._partial.path, kept])
+    assert alive.write(memoryview(b"23"))
+    put(store, b"789")
+    assert incoming(tmp_path) == []
+    assert store.missing([digest(b"kept"), digest(b"123"), digest(b"789")]) == {}
+
+
+def test_two_sessions_take_the_same_file(store, tmp_path):
+    other = BoardStore(tmp_path)
+    first = begin(store, b"123456", 2)
+    second = begin(other, b"123456", 4)
+    assert second.write(memoryview(b"56"))
+    assert first.write(memoryview(b"3456"))
+    assert incoming(tmp_path) == []
+    assert [path.read_bytes() for path in files(tmp_path)] == [b"123456"]
+
+
+def test_parts_make_room_for_what_comes(store, tmp_path, monkeypatch):
+    begin(store, b"123", 2).close()
+    asked = []
+    usage = shutil.disk_usage(tmp_path)
+
+    def free(_):
+        asked.append(incoming(tmp_path))
+        return usage._replace(free=SPARE_BYTES + (5 if len(incoming(tmp_path)) == 1 else 3))
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    assert put(store, b"12345")[-1], "the other's part was removed for it"
+    with pytest.raises(BoardStoreError, match="7 bytes do not fit"):
+        put(store, b"1234567")
+    assert incoming(tmp_path) == []
+
+
+def test_parts_are_forgotten(store, tmp_path):
+    begin(store, b"123", 2).close()
+    assert store.forget(86_400) == 2
+    assert incoming(tmp_path) == []
+
+
+def test_what_was_asked_about_is_left_at_the_end(store, tmp_path):
+    begin(store, b"123", 2).close()
+    assert store.missing([digest(b"123")]) == {digest(b"123"): 2}
+    store.close()
+    later = BoardStore(tmp_path)
+    assert later.missing([digest(b"123")]) == {digest(b"123"): 2}
+    later.close()
 
 
 def test_a_tree_is_made_of_files(store):
@@ -98,7 +197,7 @@ def test_a_file_that_was_damaged_later_is_sent_again(store, tmp_path):
     later = BoardStore(tmp_path)  # what this session received itself was hashed as it came
     with pytest.raises(BoardStoreError, match="was damaged"):
         later.tree({"a": digest(b"one")})
-    assert store.missing([digest(b"one")]) == [digest(b"one")]
+    assert store.missing([digest(b"one")]) == {digest(b"one"): 0}
     put(store, b"one")
     assert (store.tree({"a": digest(b"one")}) / "a").read_bytes() == b"one"
 
@@ -121,7 +220,7 @@ def test_a_folder_is_compared_once_after_each_start_of_the_board(tmp_path):
         later.tree(files_)
     assert caught.value.digests == [digest(b"two")]
     assert not folder.exists()
-    assert later.missing(files_.values()) == [digest(b"two")]
+    assert later.missing(files_.values()) == {digest(b"two"): 0}
     put(later, b"two")
     assert (later.tree(files_) / "c").read_bytes() == b"two"
 
@@ -139,12 +238,6 @@ def test_only_hashes_name_files(store, name):
         store.receive(name, 1)
     with pytest.raises(BoardStoreError, match="not a sha256"):
         store.missing([name])
-
-
-def age(path, seconds):
-    """Make it look as if it was used last so long ago."""
-    then = time.time() - seconds
-    os.utime(path, (then, then))
 
 
 def test_folders_that_nobody_asked_for_are_forgotten_with_their_files(store, tmp_path):
@@ -177,4 +270,4 @@ def test_files_of_no_folder_are_forgotten_when_they_are_no_longer_fresh(store, m
     monkeypatch.setattr(time, "time", lambda: now + 4000)  # a file's ctime cannot be set
     os.utime(folder, (now + 4000, now + 4000))
     assert store.forget(86_400) == len(b"four")
-    assert store.missing([digest(b"one"), digest(b"four")]) == [digest(b"four")]
+    assert store.missing([digest(b"one"), digest(b"four")]) == {digest(b"four"): 0}

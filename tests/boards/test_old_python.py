@@ -20,11 +20,12 @@ from wherry_devices.session import BoardDevice
 from wherry_devices.transport.local import LocalConnection
 
 AGENT = Path(wherry_devices.agent.__file__).parent
-STANDARD = {"__future__", "numpy", "argparse", "array", "collections", "contextlib", "ctypes"}
-STANDARD |= {"faulthandler", "fcntl", "gc", "hashlib", "importlib", "json", "os", "pathlib"}
-STANDARD |= {"platform", "queue", "re", "secrets", "select", "shutil", "signal", "statistics"}
-STANDARD |= {"struct", "subprocess", "sys", "tempfile", "threading", "time", "traceback"}
-STANDARD |= {"types", "typing"}
+STANDARD = {
+    *("__future__", "argparse", "array", "collections", "contextlib", "ctypes", "faulthandler"),
+    *("fcntl", "gc", "hashlib", "importlib", "itertools", "json", "numpy", "os", "pathlib"),
+    *("platform", "queue", "re", "secrets", "select", "shutil", "signal", "statistics", "struct"),
+    *("subprocess", "sys", "tempfile", "threading", "time", "traceback", "types", "typing", "zlib"),
+}
 
 
 @pytest.mark.parametrize("path", sorted(AGENT.glob("*.py")), ids=lambda path: path.name)

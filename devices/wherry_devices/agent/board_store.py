@@ -1,9 +1,9 @@
 """The board's store: files by the hash of their bytes, and folders made of them.
 
-A file is received under a temporary name, hashed as it arrives, and renamed when it is right; a
-folder is linked together under a temporary name and renamed. So nothing under a final name is ever
-partial, and what is there is not sent again. A folder is compared with its hashes once after each
-start of the board: a power cut may take what was written. Standard library only.
+A file is received under a temporary name (`incoming`), hashed as it arrives, and renamed when it
+is right; a folder is linked together under a temporary name and renamed. So nothing under a final
+name is ever partial, and what is there is not sent again. A folder is compared with its hashes once
+after each start of the board: a power cut may take what was written. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from .incoming import Incoming, Partial
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 SPARE_BYTES = 16 << 20  # left free on the board's disk
@@ -52,43 +53,56 @@ class BoardStore:
     def __init__(self, root: Path, boot: Path = _BOOT) -> None:
         self._blobs = root / "blobs"
         self._trees = root / "trees"
-        self._incoming = root / "incoming"
         self._checked = root / "checked"
-        self._received: set[str] = set()  # by us, and hashed as they came
-        for folder in (self._blobs, self._trees, self._incoming, self._checked):
+        for folder in (self._blobs, self._trees, self._checked):
             folder.mkdir(parents=True, exist_ok=True)
+        self._incoming = Incoming(root / "incoming")
+        self._begun: dict[str, Partial] = {}  # files that we were asked about, and have a part of
+        self._received: set[str] = set()  # by us, and hashed as they came
         try:
             self._boot = boot.read_text("utf-8")
         except OSError:  # no /proc: folders are compared when they are made, and then trusted
             self._boot = ""
 
     def sweep(self) -> None:
-        """Remove what processes that are no more left half-received."""
-        for path in self._incoming.iterdir():
-            if Path("/proc", path.name.partition(".")[0]).exists():
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)  # another session may sweep too
-            else:
-                path.unlink(missing_ok=True)
+        """Remove what processes that are no more left half-made."""
+        self._incoming.sweep(lambda name: not _is_digest(name) or self._has(name))
 
-    def missing(self, hashes: Iterable[str]) -> list[str]:
-        """Those that have to be sent, in order."""
-        return [digest for digest in hashes if not self._blob(digest).exists()]
+    def missing(self, hashes: Iterable[str]) -> dict[str, int]:
+        """Those that have to be sent, and from which byte on, in order."""
+        wanted: dict[str, int] = {}
+        for digest in hashes:
+            if not self._has(digest):
+                if digest not in self._begun and self._incoming.left(digest):
+                    self._begun[digest] = self._incoming.open(digest)
+                begun = self._begun.get(digest)
+                wanted[digest] = begun.size if begun else 0
+        return wanted
 
     def receive(self, digest: str, size: int) -> Receiver:
-        """Begin to take a file.
+        """Begin to take a file, from the byte on that `missing` said.
 
         Raises:
             BoardStoreError: there is not enough space.
+            OSError: the disk refuses.
         """
-        free = shutil.disk_usage(self._incoming).free
-        if free < size + SPARE_BYTES:
+        final = self._blob(digest)
+        partial = self._begun.pop(digest, None) or self._incoming.open(digest, fresh=True)
+        needed = size - partial.size + SPARE_BYTES
+        if self._free() < needed:
+            self._incoming.sweep(lambda _: True)
+        if self._free() < needed:
+            partial.leave()
             raise BoardStoreError(
-                f"{size} bytes do not fit on the board's disk: {free} are free at "
-                f"{self._incoming}, and {SPARE_BYTES} stay free"
+                f"{size - partial.size} bytes do not fit on the board's disk: {self._free()} are "
+                f"free at {self._blobs}, and {SPARE_BYTES} stay free"
             )
-        return Receiver(self._incoming, self._blob(digest), digest, size, self._received)
+        return Receiver(partial, final, digest, size, self._received)
+
+    def close(self) -> None:
+        """Leave what was begun."""
+        while self._begun:
+            self._begun.popitem()[1].leave()
 
     def tree(self, files: Mapping[str, str]) -> Path:
         """A folder with files of the store.
@@ -109,17 +123,15 @@ class BoardStore:
         self._refuse_damaged(
             {d for d in files.values() if d not in self._received and not _is(self._blob(d), d)}
         )
-        building = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}.", dir=self._incoming))
-        try:
-            for path, digest in files.items():
-                self._link(digest, building / _safe(path))
-            building.rename(final)
-            self._note(name)
-        except OSError as error:
-            if not final.is_dir():  # else another session was faster
-                raise BoardStoreError(f"cannot make the folder {final}: {error}") from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)  # it is there only where this failed
+        with self._incoming.building() as building:
+            try:
+                for path, digest in files.items():
+                    self._link(digest, building / _safe(path))
+                building.rename(final)
+                self._note(name)
+            except OSError as error:
+                if not final.is_dir():  # else another session was faster
+                    raise BoardStoreError(f"cannot make the folder {final}: {error}") from error
         return final
 
     def _check(self, name: str, files: Mapping[str, str]) -> None:
@@ -159,7 +171,7 @@ class BoardStore:
             if time.time() - folder.stat().st_mtime >= unused_s:
                 _remove_tree(folder)
                 (self._checked / folder.name).unlink(missing_ok=True)
-        removed = 0
+        removed = self._incoming.sweep(lambda _: True)
         for blob in self._blobs.iterdir():
             found = blob.stat()
             # a file that no folder links to, and that did not arrive just now
@@ -178,8 +190,14 @@ class BoardStore:
         except OSError:  # file systems without hard links (FAT on an SD card)
             shutil.copyfile(blob, path)
 
+    def _has(self, digest: str) -> bool:
+        return self._blob(digest).exists()
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self._blobs).free
+
     def _blob(self, digest: str) -> Path:
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        if not _is_digest(digest):
             raise BoardStoreError(f"not a sha256: {digest!r}")
         return self._blobs / digest
 
@@ -188,52 +206,56 @@ class Receiver:
     """One file on its way into the store."""
 
     def __init__(
-        self, incoming: Path, final: Path, digest: str, size: int, received: set[str]
+        self, partial: Partial, final: Path, digest: str, size: int, received: set[str]
     ) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=f"{os.getpid()}.", dir=incoming)
-        self._stream = os.fdopen(descriptor, "wb")
-        self._path = Path(name)
+        self._partial = partial
+        self._resumed = partial.size > 0
         self._final = final
         self._digest = digest
         self._received = received
-        self._left = size
-        self._hash = hashlib.sha256()
+        self._size = size
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the file that have arrived."""
+        return self._partial.size
 
     def write(self, data: memoryview) -> bool:
         """Take the next bytes; True when that was all, and the file is in the store.
 
         Raises:
+            DamagedError: what an earlier session had taken of it was damaged since; removed.
             BoardStoreError: more came than was announced, the hash is another, or the disk
                 refused; the temporary file is gone.
         """
         try:
-            self._stream.write(data)
-            self._hash.update(data)
-            self._left -= len(data)
-            if self._left > 0:
+            self._partial.write(data)
+            if self._partial.size < self._size:
                 return False
             self._finish()
-        except (OSError, BoardStoreError) as error:
-            self.close()
+        except OSError as error:
+            self._partial.drop()
             raise BoardStoreError(f"cannot take the file {self._digest}: {error}") from error
+        except BoardStoreError:
+            self._partial.drop()
+            raise
         return True
 
     def _finish(self) -> None:
-        if self._left < 0 or self._hash.hexdigest() != self._digest:
-            raise BoardStoreError(f"what arrived has the sha256 {self._hash.hexdigest()}")
-        self._stream.close()
-        self._path.chmod(0o440)  # folders share the file: nobody may write into it
-        self._path.replace(self._final)
+        found = self._partial.sha256()
+        if self._partial.size != self._size or found != self._digest:
+            if self._resumed:
+                raise DamagedError([self._digest])
+            raise BoardStoreError(
+                f"cannot take the file {self._digest}: what arrived has the sha256 {found}"
+            )
+        # folders share the file: nobody may write into it
+        self._partial.move(self._final, 0o440)
         self._received.add(self._digest)
 
     def close(self) -> None:
-        """Give up: remove the temporary file, if the file did not arrive."""
-        try:
-            self._stream.close()
-        except OSError:  # a full disk refuses what was buffered, once more
-            pass
-        finally:
-            self._path.unlink(missing_ok=True)
+        """The host is gone: keep what has arrived."""
+        self._partial.leave()
 
 
 def _remove_tree(folder: Path) -> None:
@@ -244,6 +266,10 @@ def _remove_tree(folder: Path) -> None:
     except FileNotFoundError:  # another was faster
         return
     shutil.rmtree(gone)
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
 def _is(path: Path, digest: str) -> bool:

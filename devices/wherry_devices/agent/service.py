@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from .stabilise import Stabiliser
 from .wire import Wire
 
 _TAIL_BYTES = 32768  # of a command's output that the host is told
+_CHUNK_BYTES = 1 << 24  # of a file, at most, in one frame
 
 
 class Service:
@@ -106,6 +108,7 @@ class Service:
         self._runs.end(os.getpid())
         for receiver in self._receivers.values():
             receiver.close()
+        self._store.close()
         try:
             if self._lease.is_held:
                 self._stabiliser.close()
@@ -155,18 +158,20 @@ class Service:
         def answer() -> None:
             try:
                 self._wire.write(dict(work(), id=number))
-            except EnvironmentsError as error:
+            except (BoardStoreError, EnvironmentsError) as error:
                 self._wire.write({"id": number, "error": str(error)})
-            except OSError as error:
+            except (OSError, KeyError, TypeError, ValueError) as error:
                 self._wire.write({"id": number, "error": repr(error)})
 
         threading.Thread(target=answer, daemon=True).start()
 
-    def _missing(self, frame: Frame) -> dict[str, Any]:
-        return {"missing": self._store.missing(frame.header["hashes"])}
+    def _missing(self, frame: Frame) -> None:
+        """Hashes of files that are missed, each with the byte from which on it has to be sent."""
+        hashes = frame.header["hashes"]
+        self._beside(frame.header["id"], lambda: {"missing": self._store.missing(hashes)})
 
     def _put(self, frame: Frame) -> dict[str, Any] | None:
-        """Take a chunk of a file; the answer comes with the last one, or where it fails."""
+        """Take a chunk of a file; the answer says how much of the file is here."""
         number = frame.header["id"]
         if number in self._refused:
             return None
@@ -174,20 +179,30 @@ class Service:
             if number not in self._receivers:
                 size = int(frame.header["size"])
                 self._receivers[number] = self._store.receive(frame.header["sha256"], size)
-            if not self._receivers[number].write(frame.tensors["data"].data):
-                return None
+            receiver = self._receivers[number]
+            if not receiver.write(_decoded(frame)):
+                return {"taken": receiver.taken}
+        except DamagedError as error:
+            del self._receivers[number]
+            return {"damaged": error.digests}
         except BoardStoreError:
             self._refused.add(number)
             self._receivers.pop(number, None)
             raise
         del self._receivers[number]
-        return {}
+        return {"taken": receiver.taken}
 
-    def _tree(self, frame: Frame) -> dict[str, Any]:
-        try:
-            return {"directory": str(self._store.tree(frame.header["files"]))}
-        except DamagedError as error:
-            return {"damaged": error.digests}
+    def _tree(self, frame: Frame) -> None:
+        """A folder of files of the store; beside the conversation: it may compare gigabytes."""
+        files = frame.header["files"]
+
+        def work() -> dict[str, Any]:
+            try:
+                return {"directory": str(self._store.tree(files))}
+            except DamagedError as error:
+                return {"damaged": error.digests}
+
+        self._beside(frame.header["id"], work)
 
     def _execute(self, frame: Frame) -> None:
         self._beside(frame.header["id"], lambda: self._command(frame.header))
@@ -240,6 +255,21 @@ class Service:
             output.seek(max(0, size - _TAIL_BYTES))
             text = output.read().decode(errors="replace")
         return {"status": command.returncode, "timed_out": timed_out, "output": text}
+
+
+def _decoded(frame: Frame) -> memoryview:
+    """The bytes of a file in a frame."""
+    data = frame.tensors["data"].data
+    if frame.header.get("encoding") != "zlib":
+        return data
+    unpacking = zlib.decompressobj()
+    try:
+        plain = unpacking.decompress(data, _CHUNK_BYTES)
+    except zlib.error as error:
+        raise BoardStoreError(f"what arrived cannot be unpacked: {error}") from error
+    if not unpacking.eof:
+        raise BoardStoreError("what arrived is cut off, or unpacks to more than a chunk may be")
+    return memoryview(plain)
 
 
 def _end_group(command: subprocess.Popen[bytes]) -> None:

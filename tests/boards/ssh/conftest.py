@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -164,7 +165,10 @@ def agents():
 
 @pytest.fixture
 def free(agents):
-    """Whether nothing of ours is left on a board: no process, no lease, no partial file."""
+    """Whether nothing of ours is left on a board: no process, no lease, no half-made folder.
+
+    A file that broke off stays, under a name that says so, for who sends it again.
+    """
 
     def wait(board):
         deadline = time.monotonic() + 20
@@ -172,7 +176,8 @@ def free(agents):
             lease = Lease(board.home / "lease")
             if agents(board) == [] and lease.acquire({"owner": "test"}) is None:
                 lease.release()
-                return not list((board.home / ".wherry/store/incoming").iterdir())
+                left = (board.home / ".wherry/store/incoming").iterdir()
+                return all(re.fullmatch(r"[0-9a-f]{64}\.\d+", path.name) for path in left)
             time.sleep(0.1)
         return False
 

@@ -134,16 +134,49 @@ def test_the_connection_is_cut_in_the_middle_of_a_file(
     reached = device(board, port=between.port)
     path = tmp_path / "big"
     path.write_bytes(os.urandom(8 << 20))
-    digest = hash_file(path)
+    digest, size = hash_file(path), path.stat().st_size
     with pytest.raises(DeviceLostError), reached.session() as session:
-        between.cut_after(sent=int(fraction * path.stat().st_size))
+        between.cut_after(sent=int(fraction * size))
         session._board.ship({"big": (digest, path)})
     store = board.home / ".wherry/store"
     assert not (store / "blobs" / digest).exists()
     assert free(board)
+    (part,) = (store / "incoming").iterdir()
+    arrived = part.stat().st_size
+    assert 0 < arrived < size
     with reached.session() as session:
+        before = between.sent
+        folder = Path(session._board.ship({"big": (digest, path)}))
+        assert between.sent - before < size - arrived + 200_000, "it goes on where it broke off"
+    assert hash_file(folder / "big") == digest
+    assert list((store / "incoming").iterdir()) == []
+
+
+def test_a_part_that_was_damaged_on_the_board_is_sent_again(tmp_path, device, board, free):
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(1 << 20))
+    digest = hash_file(path)
+    with device(board).session():
+        pass
+    part = board.home / ".wherry/store/incoming" / f"{digest}.0"
+    part.write_bytes(bytes(1 << 19))  # as a power cut leaves it
+    with device(board).session() as session:
         folder = Path(session._board.ship({"big": (digest, path)}))
     assert hash_file(folder / "big") == digest
+    assert free(board)
+
+
+def test_what_packs_crosses_a_slow_link_packed(tmp_path, device, board, workstation, proxy, free):
+    between = proxy(board, rate=1_000_000)
+    workstation.trust(board, port=between.port)
+    path = tmp_path / "text"
+    path.write_bytes(b"0123456789abcdef" * (1 << 17))
+    with device(board, port=between.port).session() as session:
+        before = between.sent
+        folder = Path(session._board.ship({"text": (hash_file(path), path)}))
+        assert between.sent - before < 1_000_000, "2 MiB, of which the first chunks set the pace"
+    assert (folder / "text").read_bytes() == path.read_bytes()
+    assert free(board)
 
 
 def test_a_link_that_freezes_is_given_up(device, board, workstation, proxy, hosted, free, samples):
