@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 import tempfile
 import time
 import zipfile
@@ -217,5 +218,6 @@ def _take_uv(wheel: Path, folder: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".data/scripts/uv"))
         path = folder / "uv"
-        path.write_bytes(archive.read(name))
+        with archive.open(name) as source, path.open("wb") as target:  # some 60 MB
+            shutil.copyfileobj(source, target)
     return path
