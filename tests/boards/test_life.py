@@ -363,11 +363,28 @@ def test_what_runs_is_what_the_key_names(bench):
     assert services.made == [("second",)], "nothing else runs under the name of what is broken"
 
 
-def test_no_bytecode_is_left_beside_the_agent_and_the_runner(bench):
+def test_no_bytecode_is_left_beside_the_runner(bench):
     """A full disk would leave half of it, and no later start would get on."""
     with (
         bench.device().session() as session,
         session.host(bench.artifact(), bench.target(), bench.backend, {}) as runner,
     ):
         assert list(runner.infer([SAMPLE]))
-    assert list((bench.home / "board").rglob("*.pyc")) == []
+    assert list((bench.home / "board" / "store").rglob("*.pyc")) == []
+
+
+def test_the_agent_is_compiled_once(bench):
+    """Small boards take long to compile it, and it is started for every round."""
+    with bench.device().session(lease=False):
+        pass
+    (folder,) = (bench.home / "board/agent").iterdir()
+    sources = sorted(path.stem for path in folder.rglob("*.py"))
+    compiled = list(folder.rglob("*.pyc"))
+    assert sorted(path.name.partition(".")[0] for path in compiled) == sources
+    code = (
+        "import sys, importlib.machinery\n"
+        "importlib.machinery.SourceFileLoader.source_to_code = None  # nothing may be compiled\n"
+        f"sys.path.insert(0, {str(folder / 'wherry-agent')!r})\n"
+        "import wherry_agent.service, wherry_agent.hosting\n"
+    )
+    subprocess.run([sys.executable, "-B", "-c", code], check=True)

@@ -196,6 +196,8 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from wherry.screen import SCREEN
+
     assert isinstance(console, Console)
     if not console.is_terminal:
         yield lambda event: _print_event(event, console)
@@ -206,7 +208,10 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        SCREEN.display(hide=progress.stop, show=progress.start),
+    ):
         overall = progress.add_task("steps", total=len(plan.steps))
         tasks = {}
 

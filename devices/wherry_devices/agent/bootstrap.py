@@ -7,7 +7,9 @@ JSON object of path to text.
 """
 
 import hashlib
+import importlib.util
 import json
+import marshal
 import os
 import shutil
 import sys
@@ -59,6 +61,7 @@ def install(folder: Path, digest: str) -> None:
                 path = building / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(source, "utf-8")
+                keep_bytecode(path, folder / name, source)
             os.sync()  # a power cut must not leave a folder of empty files
             building.rename(folder)
         finally:
@@ -66,6 +69,22 @@ def install(folder: Path, digest: str) -> None:
     except OSError as error:
         if not folder.is_dir():  # else another start was faster
             sys.exit(f"wherry-bootstrap: cannot install the agent: {error}")
+
+
+def keep_bytecode(path: Path, final: Path, source: str) -> None:
+    """Compile a file of the agent's: small boards take long for it, and would at every start.
+
+    Its form is PEP 552's by hash that is not checked: the folder's name is the sources' hash.
+    """
+    compiled = Path(importlib.util.cache_from_source(str(path)))
+    code = marshal.dumps(compile(source, str(final), "exec", dont_inherit=True))
+    flags = (0b01).to_bytes(4, "little")
+    digest = importlib.util.source_hash(source.encode())
+    try:
+        compiled.parent.mkdir(exist_ok=True)
+        compiled.write_bytes(importlib.util.MAGIC_NUMBER + flags + digest + code)
+    except OSError:  # the disk is full: it starts slower
+        compiled.unlink(missing_ok=True)
 
 
 def read(size: int) -> bytes:

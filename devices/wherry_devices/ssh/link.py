@@ -113,7 +113,8 @@ def open_link(
             transport = _greet(hop, transports, cancelled)
             with _watched(transport, hop, cancelled, "log in"):
                 # the password of the inventory is the device's own, not that of a jump
-                Login(hop, password_env if hop is endpoint else None, env).run(transport)
+                own = password_env if hop is endpoint else None
+                Login(hop, own, env, cancelled).run(transport)
     except BaseException:
         for transport in reversed(transports):
             transport.close()
@@ -156,7 +157,7 @@ def learn_host_keys(
             found.append((hop, key, state))
             if hop is not endpoint:
                 with _watched(transport, hop, cancelled, "log in"):
-                    Login(hop, None, env).run(transport)
+                    Login(hop, None, env, cancelled).run(transport)
     finally:
         for transport in reversed(transports):
             transport.close()

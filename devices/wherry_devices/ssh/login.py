@@ -1,12 +1,10 @@
 """Logging in: key files, the user's agent, a password; what was tried is told where none works.
 
-Secrets are asked for on the terminal, or come from a variable that the inventory names; they are
-kept in memory alone, for the other connections of this process.
+Secrets are asked for on the terminal, or come from a variable that the inventory names.
 """
 
 from __future__ import annotations
 
-import getpass
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wherry.errors import DeviceError
+from wherry_devices.ssh.secrets import SECRETS, Secrets
 
 if TYPE_CHECKING:
     from paramiko import PKey, Transport
@@ -23,44 +22,6 @@ if TYPE_CHECKING:
 _TRIES = 3  # for a password or a passphrase that is typed
 
 
-@dataclass(eq=False)
-class Secrets:
-    """Passwords and passphrases of this process.
-
-    Attributes:
-        known: what was asked or found, by what it is for.
-    """
-
-    known: dict[str, str] = field(default_factory=dict, repr=False)
-    asking: threading.RLock = field(default_factory=threading.RLock)
-
-    def ask(self, what: str, prompt: str, again: bool = False) -> str | None:
-        """A secret, asked on the terminal once; None where there is none to ask on.
-
-        Args:
-            what: names it.
-            prompt: for people.
-            again: what is known is wrong.
-        """
-        with self.asking:
-            if not again and what in self.known:
-                return self.known[what]
-            self.known.pop(what, None)
-            try:
-                with Path("/dev/tty").open("r+b", buffering=0):
-                    pass  # getpass would take stdin instead, and show what is typed
-            except OSError:
-                return None
-            try:
-                self.known[what] = getpass.getpass(prompt)
-            except EOFError:  # Ctrl-D
-                return None
-            return self.known[what]
-
-
-SECRETS = Secrets()
-
-
 @dataclass(frozen=True)
 class Login:
     """How to log in at one endpoint.
@@ -68,12 +29,14 @@ class Login:
     Attributes:
         password_env: see `SshParameters`.
         env: the process's variables.
+        cancelled: when it is set, nothing more is asked.
         secrets: see there.
     """
 
     endpoint: Endpoint
     password_env: str | None
     env: Mapping[str, str]
+    cancelled: threading.Event = field(default_factory=threading.Event)
     secrets: Secrets = SECRETS
 
     def run(self, transport: Transport) -> None:
@@ -179,7 +142,7 @@ class Login:
             if attempt == _TRIES:
                 break
             prompt = f"Passphrase of {path}: "
-            text = self.secrets.ask(str(path), prompt, again=wrong)
+            text = self.secrets.ask(str(path), prompt, self.cancelled, again=wrong)
             if text is None:
                 tried.append(f"{path}: has a passphrase, and there is no terminal to ask for it")
                 return None
@@ -194,7 +157,8 @@ class Login:
         for _ in range(_TRIES):
             text = self.env.get(self.password_env) if self.password_env else None
             if text is None:
-                text = self.secrets.ask(str(endpoint), f"Password of {endpoint}: ", again=wrong)
+                prompt = f"Password of {endpoint}: "
+                text = self.secrets.ask(str(endpoint), prompt, self.cancelled, again=wrong)
             if text is None:
                 tried.append("password: there is no terminal to ask for it")
                 return False
