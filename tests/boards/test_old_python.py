@@ -22,8 +22,19 @@ from wherry_devices.transport.local import LocalConnection
 AGENT = Path(wherry_devices.agent.__file__).parent
 STANDARD = {
     *("__future__", "argparse", "array", "collections", "contextlib", "ctypes", "faulthandler"),
-    *("fcntl", "gc", "hashlib", "importlib", "itertools", "json", "numpy", "os", "pathlib"),
-    *("platform", "queue", "re", "secrets", "select", "shutil", "signal", "statistics", "struct"),
+    *("fcntl", "gc", "hashlib", "importlib", "itertools", "json", "marshal", "numpy", "os"),
+    *(
+        "pathlib",
+        "platform",
+        "queue",
+        "re",
+        "secrets",
+        "select",
+        "shutil",
+        "signal",
+        "statistics",
+        "struct",
+    ),
     *("subprocess", "sys", "tempfile", "threading", "time", "traceback", "types", "typing", "zlib"),
 }
 
