@@ -51,6 +51,29 @@ def test_a_uv_that_fails_leads_to_the_fallback(tmp_path: Path) -> None:
     assert Path(python).exists()
 
 
+def test_what_was_installed_is_compiled_at_once(tmp_path: Path) -> None:
+    uv = _script(
+        tmp_path / "uv",
+        f"""
+if [ "$1" = venv ]; then
+  for folder; do :; done  # the last argument
+  exec '{sys.executable}' -m venv --without-pip "$folder"
+fi
+cd "$(dirname "$(dirname "${{11}}")")"/lib/python*/site-packages
+mkdir good bad
+echo 'import good.part' >good/__init__.py
+echo >good/part.py
+echo 'import os; os.kill(os.getpid(), 9)' >bad/__init__.py
+mv bad zbad""",
+    )
+    python = _environments(tmp_path).make(_request(tmp_path, uv=uv, pins=["good==1"]))
+    (packages,) = Path(str(python)).parent.parent.glob("lib/python*/site-packages")
+    compiled = sorted(path.name.partition(".")[0] for path in packages.glob("good/*/*.pyc"))
+    assert compiled == ["__init__", "part"]
+    listed = json.loads((Path(str(python)).parent.parent / FILES).read_text())
+    assert any("good/__pycache__" in name for name in listed)
+
+
 def test_both_reasons_are_told_and_nothing_is_left(tmp_path: Path) -> None:
     uv = _script(tmp_path / "uv", "echo no such thing; exit 3")
     environments = _environments(tmp_path)

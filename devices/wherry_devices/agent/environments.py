@@ -40,6 +40,14 @@ try:
 except OSError as error:
     sys.exit("it does not run: %s" % error)
 """
+# Imports what was installed, so that it is compiled now and not in the first measurement. uv would
+# compile all of it, which takes small boards minutes. What cannot be imported is told by the run.
+_IMPORT = """\
+import contextlib, importlib, pathlib, sysconfig
+for path in sorted(pathlib.Path(sysconfig.get_path("purelib")).glob("*/__init__.py")):
+    with contextlib.suppress(Exception):
+        importlib.import_module(path.parent.name)
+"""
 
 
 class EnvironmentsError(Exception):
@@ -122,13 +130,16 @@ class Environments:
             except EnvironmentsError as error:
                 reasons.append(str(error))
                 continue
+            python = directory / "bin" / "python"
+            with contextlib.suppress(EnvironmentsError):  # a runtime that crashes does so again
+                self._run("import", [python, "-I", "-c", _IMPORT], directory, held)
             (directory / FILES).write_text(json.dumps(_sizes(directory)), "utf-8")
             os.sync()  # a power cut must not leave the marker alone
             part = directory / f"{MARKER}.part"
             part.write_text(request["lock"], "ascii")
             part.replace(directory / MARKER)  # an empty one would say that it is complete
             self._checked.add(directory)
-            return str(directory / "bin" / "python")
+            return str(python)
         raise EnvironmentsError("; ".join(reasons))
 
     def forget(self, unused_s: float) -> list[str]:
