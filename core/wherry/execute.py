@@ -96,15 +96,15 @@ def prepare(
         remeasure=remeasure,
     )
     chosen: dict[str, str] = {}
-    if reach:
-        try:
+    try:
+        if reach:
             chosen = choose(loaded, services, earlier=earlier or {}, tell=tell)
-        except BaseException:
-            services.release()
-            raise
-    if chosen:
-        services.plan = make_plan(with_devices(loaded, chosen), host, loaded.inventory)
-    request = Request(str(loaded.path), digest_of(loaded.merged), tuple(overrides), chosen)
+        if chosen:
+            services.plan = make_plan(with_devices(loaded, chosen), host, loaded.inventory)
+        request = Request(str(loaded.path), digest_of(loaded.merged), tuple(overrides), chosen)
+    except BaseException:
+        services.release()
+        raise
     return Prepared(services.plan, services, run_id, request)
 
 

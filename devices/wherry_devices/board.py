@@ -33,7 +33,7 @@ _CALL_S = 60.0  # for a question that the board answers at once
 _TOOLS_S = 180.0  # for a board's own tools, each of which has a limit
 _END_S = 5.0  # for the agent to end what it started
 _DISK_S = 600.0  # for a look at all bytes of files
-_SHIP_TRIES = 2  # files that the board's disk has damaged are sent once more
+_SHIP_TRIES = 3  # what broke off may be found damaged, and then what had arrived before it
 _POLL_S = (0.05, 1.0)  # first and longest pause between two tries for the lease
 _log = logging.getLogger(__name__)
 

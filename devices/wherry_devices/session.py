@@ -84,9 +84,9 @@ class BoardDevice:
                     board.lease(wait_s, report or _log.warning, self._ended)
                 yield BoardSession(connection, board, self._patience.limit_s)
             finally:
-                board.close()
                 if board.token is not None:
                     self._ended.add(board.token)
+                board.close()
         finally:
             connection.close()
 

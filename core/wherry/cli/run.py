@@ -59,6 +59,7 @@ def run(
     reports = prepared.services.host.reports
     for form in outputs or {}:
         if form not in reports:
+            prepared.services.release()
             raise UsageError(
                 f"there is no form of a report named {form!r}",
                 remedy=f"There are {', '.join(sorted(reports))}.",

@@ -132,6 +132,8 @@ class _Scheduler:
             else:
                 del self._waiting[step.id]
                 self._outcomes[step.id] = StepOutcome(step, None, blocker.error)
+                if step.device:  # held for this step, which will not be
+                    self._services.release(step.device)
                 self._notify(Event(step, "skipped", f"it needs `{blocker.step.title}`"))
         boards = [step for step in ready if step.remote]
         shared = [step for step in ready if not (step.remote or step.exclusive)]

@@ -129,7 +129,13 @@ class Wheels:
                     self._download(lock, platform, folder)
         with contextlib.suppress(OSError):  # a home that is only read serves as well
             os.utime(folder)
-        return tuple(sorted(folder.glob("*.whl")))
+        wheels = tuple(sorted(folder.glob("*.whl")))
+        if len(wheels) != len(_digests(lock)):
+            raise EnvironmentError_(
+                f"wheels were removed while they were asked for, below {folder}",
+                remedy="Run again when `wherry cache gc` has ended.",
+            )
+        return wheels
 
     def __iter__(self) -> Iterator[Shelf]:
         """All that was fetched."""
@@ -248,7 +254,12 @@ def describe(platform: Platform) -> str:
 def _is_whole(folder: Path, lock: Lock) -> bool:
     """Whether a folder holds the wheels of a lock, and none was damaged since."""
     found = {hash_file(path) for path in folder.glob("*.whl")}
-    return folder.is_dir() and found == set(re.findall(r"--hash=sha256:(\w+)", lock.text))
+    return folder.is_dir() and found == _digests(lock)
+
+
+def _digests(lock: Lock) -> set[str]:
+    """Of the wheels of a lock."""
+    return set(re.findall(r"--hash=sha256:(\w+)", lock.text))
 
 
 def _check_python(requirements: Requirements, platform: Platform) -> None:

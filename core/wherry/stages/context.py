@@ -153,9 +153,9 @@ class Services(Lending):
         with self._lock:
             names = list(self._held) if name is None else [name]
             held = [self._held.pop(name) for name in names if name in self._held]
-        for stack, _ in held:
-            with suppress(WherryError):  # one that was lost meanwhile has nothing to give back
-                stack.close()
+        with ExitStack() as closing:  # whatever one of them raises, all are given back
+            for stack, _ in held:
+                closing.callback(_give_back, stack)
 
     @contextmanager
     def session(
@@ -219,6 +219,11 @@ class Services(Lending):
             if self.host.transports[spec.transport].host:
                 return spec.name
         return None
+
+
+def _give_back(stack: ExitStack) -> None:
+    with suppress(WherryError):  # one that was lost meanwhile has nothing to give back
+        stack.close()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ class Environments:
                 return None, damage
             self._checked.add(directory)
         with contextlib.suppress(OSError):  # a disk that is only read serves as well
-            (directory / MARKER).touch()  # when it was used last
+            os.utime(directory / MARKER)  # when it was used last
         return str(directory / "bin" / "python"), ""
 
     def make(self, request: dict[str, Any]) -> str | None:
@@ -106,6 +107,7 @@ class Environments:
             found, _ = self.find(request["lock"])
             if found is not None:
                 return found
+            _remove(directory)  # what was half made takes room
             free = shutil.disk_usage(self._root).free
             if free < request["bytes"] + _SPARE_BYTES:
                 raise EnvironmentsError(
@@ -133,6 +135,8 @@ class Environments:
             python = directory / "bin" / "python"
             with contextlib.suppress(EnvironmentsError):  # a runtime that crashes does so again
                 self._run("import", [python, "-I", "-c", _IMPORT], directory, held)
+            if shutil.disk_usage(directory).free < _SPARE_BYTES // 2:
+                _remove_bytecode(directory)  # some Pythons leave half of it on a full disk
             (directory / FILES).write_text(json.dumps(_sizes(directory)), "utf-8")
             os.sync()  # a power cut must not leave the marker alone
             part = directory / f"{MARKER}.part"
@@ -209,7 +213,8 @@ class Environments:
             try:
                 status = process.wait(_LIMIT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
                 raise EnvironmentsError(f"{name} took over {_LIMIT_S:g} s") from None
             output.seek(0)
             words = " ".join(output.read().decode(errors="replace").split())[-_SHOWN_CHARS:]
@@ -248,6 +253,11 @@ def _remove(directory: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _remove_bytecode(directory: Path) -> None:
+    for folder in list(directory.rglob("__pycache__")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _damage(directory: Path) -> str:
     """What of a complete environment is not as it was made; empty: nothing.
 
@@ -258,7 +268,10 @@ def _damage(directory: Path) -> str:
         made = json.loads((directory / FILES).read_text("utf-8"))
     except (OSError, ValueError):
         return f"{FILES} is missing"
-    found = _sizes(directory)
+    try:
+        found = _sizes(directory)
+    except OSError as error:  # another session removes it
+        return str(error)
     for path, size in made.items():
         if found.get(path) != size:
             return f"{path} {'was changed' if path in found else 'is missing'}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import os
 import shutil
 import tempfile
@@ -55,8 +54,8 @@ class Partial:
 
     def move(self, final: Path, mode: int) -> None:
         """Give it its name, once it is whole."""
-        self.path.chmod(mode)
         self.path.replace(final)
+        os.fchmod(self._stream.fileno(), mode)  # after it: else nobody could go on with it
         self._stream.close()
 
     def drop(self) -> None:
@@ -90,12 +89,15 @@ class Incoming:
     def open(self, digest: str, *, fresh: bool = False) -> Partial:
         """A part of the file that was left, or (``fresh``: always) an empty one."""
         with self._guard():
-            for number in itertools.count():  # another process may be at the same file
+            number = 0
+            while True:
                 path = self._folder / f"{digest}.{number}"
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                if _lock(descriptor):
+                if not _lock(descriptor):  # another process is at the same file
+                    number += 1
+                elif _is_named(descriptor, path):
                     break
-                os.close(descriptor)
+                os.close(descriptor)  # it has just got its name, or is gone: try that again
         if fresh:
             os.ftruncate(descriptor, 0)
         return Partial(path, descriptor)
@@ -126,9 +128,13 @@ class Incoming:
         removed = 0
         with self._guard():
             for path in sorted(self._folder.iterdir()):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    if not _lock(descriptor):
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:  # it has just got its name
+                    continue
+                try:
+                    # shared: some network file systems give no other lock for reading
+                    if not (_lock(descriptor, fcntl.LOCK_SH) and _is_named(descriptor, path)):
                         continue
                     found = os.fstat(descriptor)
                     if path.is_dir():
@@ -136,7 +142,7 @@ class Incoming:
                     elif needless(path.name.partition(".")[0]) or (
                         time.time() - found.st_mtime >= kept_s
                     ):
-                        path.unlink()
+                        path.unlink(missing_ok=True)
                         removed += found.st_size
                 finally:
                     os.close(descriptor)
@@ -153,10 +159,20 @@ class Incoming:
             os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     """Whether the lock was free, and now is ours."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether an open file still is the one of that name."""
+    try:
+        named = os.stat(path)  # noqa: PTH116 -- beside fstat
+    except FileNotFoundError:
+        return False
+    held = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)

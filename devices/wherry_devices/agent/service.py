@@ -160,7 +160,7 @@ class Service:
                 self._wire.write(dict(work(), id=number))
             except (BoardStoreError, EnvironmentsError) as error:
                 self._wire.write({"id": number, "error": str(error)})
-            except (OSError, KeyError, TypeError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 -- else the host would wait for an answer
                 self._wire.write({"id": number, "error": repr(error)})
 
         threading.Thread(target=answer, daemon=True).start()
@@ -185,7 +185,7 @@ class Service:
         except DamagedError as error:
             del self._receivers[number]
             return {"damaged": error.digests}
-        except BoardStoreError:
+        except (BoardStoreError, OSError):
             self._refused.add(number)
             self._receivers.pop(number, None)
             raise
@@ -227,11 +227,15 @@ class Service:
         request = frame.header["request"]
         self._beside(frame.header["id"], lambda: {"python": self._environments.make(request)})
 
-    def _clean(self, frame: Frame) -> dict[str, Any]:
+    def _clean(self, frame: Frame) -> None:
         """Remove what nobody used for so long, seconds; how many bytes and what was removed."""
         unused_s = float(frame.header["unused_s"])
-        gone = self._environments.forget(unused_s)
-        return {"environments": gone, "bytes": self._store.forget(unused_s)}
+
+        def work() -> dict[str, Any]:
+            gone = self._environments.forget(unused_s)
+            return {"environments": gone, "bytes": self._store.forget(unused_s)}
+
+        self._beside(frame.header["id"], work)
 
     def _command(self, header: dict[str, Any]) -> dict[str, Any]:
         """Run a command to its end."""

@@ -78,10 +78,15 @@ def type_in(prompt: str, cancelled: threading.Event) -> str | None:
 
 
 def _read_unseen(terminal: int, prompt: str, cancelled: threading.Event) -> str | None:
-    before = termios.tcgetattr(terminal)
-    unseen = list(before)
-    unseen[3] &= ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSAFLUSH, unseen)
+    if cancelled.is_set():
+        raise Interrupted("stopped while a password was asked for")
+    try:
+        before = termios.tcgetattr(terminal)
+        unseen = list(before)
+        unseen[3] &= ~termios.ECHO
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, unseen)
+    except termios.error:  # it is not ours any more: its session has ended
+        return None
     line = b""
     try:
         os.write(terminal, prompt.encode())
@@ -96,4 +101,4 @@ def _read_unseen(terminal: int, prompt: str, cancelled: threading.Event) -> str 
     finally:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
         os.write(terminal, b"\n")
-    return line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+    return line.decode("utf-8", "replace").rstrip("\r\n")  # what is no UTF-8 is no password
