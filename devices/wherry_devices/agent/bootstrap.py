@@ -57,11 +57,17 @@ def install(folder: Path, digest: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            for name, source in json.loads(text.decode()).items():
+            sources = json.loads(text.decode())
+            for name, source in sources.items():
                 path = building / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(source, "utf-8")
-                keep_bytecode(path, folder / name, source)
+            try:
+                for name, source in sources.items():
+                    keep_bytecode(building / name, folder / name, source)
+            except OSError:  # the disk is full: it starts slower
+                for path in list(building.rglob("*.pyc")):
+                    path.unlink()
             os.sync()  # a power cut must not leave a folder of empty files
             building.rename(folder)
         finally:
@@ -80,11 +86,8 @@ def keep_bytecode(path: Path, final: Path, source: str) -> None:
     code = marshal.dumps(compile(source, str(final), "exec", dont_inherit=True))
     flags = (0b01).to_bytes(4, "little")
     digest = importlib.util.source_hash(source.encode())
-    try:
-        compiled.parent.mkdir(exist_ok=True)
-        compiled.write_bytes(importlib.util.MAGIC_NUMBER + flags + digest + code)
-    except OSError:  # the disk is full: it starts slower
-        compiled.unlink(missing_ok=True)
+    compiled.parent.mkdir(exist_ok=True)
+    compiled.write_bytes(importlib.util.MAGIC_NUMBER + flags + digest + code)
 
 
 def read(size: int) -> bytes:
