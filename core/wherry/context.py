@@ -11,6 +11,7 @@ from wherry.requirements import Requirements
 if TYPE_CHECKING:
     import numpy as np
 
+    from wherry.calibration import CalibrationSettings
     from wherry.measurement import MeasureSettings
     from wherry.metrics import Metric
     from wherry.target import Backend
@@ -62,6 +63,17 @@ class StepContext(Protocol):
     def warn(self, text: str) -> None:
         """Say something that the report has to show beside this step's result."""
         ...
+
+
+class CalibrateContext(StepContext, Protocol):
+    """Given to ``wherry_calibrate``.
+
+    Attributes:
+        settings: how the ranges are to be chosen.
+    """
+
+    @property
+    def settings(self) -> CalibrationSettings: ...
 
 
 class ProfileContext(StepContext, Protocol):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wherry.artifact import Artifact
     from wherry.calibration import Calibration
-    from wherry.context import ProfileContext, StepContext
+    from wherry.context import CalibrateContext, ProfileContext, StepContext
     from wherry.dataset import Dataset, DatasetSource
     from wherry.device import Session, Transport
     from wherry.measurement import Measurement
@@ -330,12 +330,13 @@ def wherry_optimize(model: Model, step: PassStep, context: StepContext) -> Model
 
 @hookspec(firstresult=True)
 def wherry_calibrate(
-    model: Model, dataset: Dataset, target: Target, context: StepContext
+    model: Model, dataset: Dataset, target: Target, context: CalibrateContext
 ) -> Calibration | None:
     """Find the ranges of the activations. Called once per model, data and plugin that finds them.
 
     Only for targets whose backend lists the precision in ``Backend.calibrated``. ``target`` is the
-    first of all that share the ranges; nothing of it may decide them.
+    first of all that share the ranges; nothing of it may decide them. ``context.settings`` is the
+    manifest's ``calibrate:``; who has a method of his own names it in the result.
 
     Example::
 

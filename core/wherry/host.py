@@ -31,7 +31,7 @@ import pluggy
 from wherry import hookspecs, hooktrace
 from wherry.artifact import Artifact, hash_file
 from wherry.calibration import Calibration
-from wherry.context import ProfileContext, StepContext
+from wherry.context import CalibrateContext, ProfileContext, StepContext
 from wherry.dataset import Dataset, DatasetSource
 from wherry.device import Session, Transport
 from wherry.errors import PluginError, WherryError
@@ -223,7 +223,7 @@ class Host:
         )
 
     def calibrate(
-        self, model: Model, dataset: Dataset, target: Target, context: StepContext
+        self, model: Model, dataset: Dataset, target: Target, context: CalibrateContext
     ) -> Calibration:
         """Call ``wherry_calibrate`` on the plugin of the backend, else on the default."""
         return self._call(

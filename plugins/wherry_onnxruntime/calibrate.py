@@ -1,8 +1,10 @@
-"""Finds the least and the greatest value of every float32 activation over the given samples.
+"""Finds the range of every float32 activation over the given samples.
 
 Runs alone, in a process of its own on the host's interpreter: ``calibrate.py REQUEST RESPONSE``.
-The request names ``model`` and ``inputs``: input name to a ``.npy`` file whose first axis counts
-the samples. Samples are read one at a time, and of each nothing but two numbers a tensor is kept.
+The request names ``model``, ``inputs`` (input name to a ``.npy`` file whose first axis counts the
+samples), ``method`` and ``percentile`` (see ``ranges.py``); the response gives ``ranges`` and
+``thresholds``. Samples are read one at a time, and of each nothing is kept but two numbers a
+tensor and what it adds to the tensor's histogram, whose size is fixed.
 """
 
 from __future__ import annotations
@@ -11,10 +13,16 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime
+
+if TYPE_CHECKING or __package__:
+    from wherry_onnxruntime.ranges import Histogram, choose
+else:  # alone, where this file's folder is the first place to look
+    from ranges import Histogram, choose
 
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -23,44 +31,48 @@ def main(request_path: str, response_path: str) -> None:
     """Answer one request."""
     request = json.loads(Path(request_path).read_text())
     inputs = {name: Path(path) for name, path in request["inputs"].items()}
-    ranges = minmax(Path(request["model"]), inputs)
-    broken = sorted(name for name, bounds in ranges.items() if not np.isfinite(bounds).all())
+    method = request["method"]
+    found = run(Path(request["model"]), inputs, counted=method != "minmax")
+    broken = sorted(name for name, histogram in found.items() if not histogram.finite)
     if broken:
         response: dict[str, object] = {
             "error": {
-                "message": f"{len(broken)} of {len(ranges)} activations became infinite or NaN on "
+                "message": f"{len(broken)} of {len(found)} activations became infinite or NaN on "
                 f"the calibration data, first {broken[0]!r}",
                 "remedy": "Look at the data's preprocessing, then at the model.",
             }
         }
     else:
-        response = {"ranges": ranges}
+        chosen = {name: choose(each, method, request["percentile"]) for name, each in found.items()}
+        response = {
+            "ranges": {name: (choice.low, choice.high) for name, choice in chosen.items()},
+            "thresholds": {name: choice.threshold for name, choice in chosen.items()},
+        }
     Path(response_path).write_text(json.dumps(response))
 
 
-def minmax(path: Path, inputs: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
+def run(path: Path, inputs: Mapping[str, Path], *, counted: bool) -> dict[str, Histogram]:
     """Run the samples.
 
     Args:
         path: an ONNX file.
         inputs: input name to a .npy file of [samples, *shape].
+        counted: whether the values between the least and the greatest are of use.
 
     Returns:
-        Tensor name to (least, greatest) of every float32 input and every float32 tensor that
-        depends on an input; those inside of subgraphs are not looked at.
+        Tensor name to what its values were, for every float32 input and every float32 tensor
+        that depends on an input. Those inside of subgraphs are not looked at, and those that had
+        no values are left out.
     """
     session, names = _session(path)
     fetched = [name for name in names if name not in inputs]
-    low = dict.fromkeys(names, np.float32(np.inf))
-    high = dict.fromkeys(names, np.float32(-np.inf))
+    found = {name: Histogram(counted=counted) for name in names}
     for index in range(min(len(_mapped(file)) for file in inputs.values())):
         feeds = {name: np.array(_mapped(file)[index]) for name, file in inputs.items()}
         arrays = {**feeds, **dict(zip(fetched, session.run(fetched, feeds), strict=True))}
         for name in names:
-            if arrays[name].size:  # NaN must survive, so numpy's minimum and not min()
-                low[name] = np.minimum(low[name], arrays[name].min())
-                high[name] = np.maximum(high[name], arrays[name].max())
-    return {name: (float(low[name]), float(high[name])) for name in names if low[name] != np.inf}
+            found[name].add(arrays[name])
+    return {name: each for name, each in found.items() if not each.empty}
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -21,7 +21,7 @@ from wherry.target import Backend, RuntimeOptions, Target, Unsupported
 if TYPE_CHECKING:
     import numpy as np
 
-    from wherry.context import StepContext
+    from wherry.context import CalibrateContext, StepContext
     from wherry.dataset import Dataset
     from wherry.model import TensorSpec
 
@@ -178,19 +178,27 @@ def _few(names: Sequence[str]) -> str:
 
 @hookimpl(trylast=True)
 def wherry_calibrate(
-    model: Model, dataset: Dataset, target: Target, context: StepContext
+    model: Model, dataset: Dataset, target: Target, context: CalibrateContext
 ) -> Calibration:
-    """Least and greatest value of every float32 activation: min-max over all samples.
+    """The range of every float32 activation over all samples, by the method that is asked for.
 
     The dataset's inputs are those of the model, preprocessed. This is the default of all backends.
     """
     del target
     files = _write_inputs(model, dataset, context.scratch)
+    settings = context.settings
     response = context.run_tool(
-        HERE / "calibrate.py", {"model": str(model.path), "inputs": files}, requirements=None
+        HERE / "calibrate.py",
+        {
+            "model": str(model.path),
+            "inputs": files,
+            "method": settings.method,
+            "percentile": settings.percentile,
+        },
+        requirements=None,
     )
     ranges = {name: (low, high) for name, (low, high) in response["ranges"].items()}
-    return Calibration(method="minmax", samples=len(dataset), ranges=ranges)
+    return Calibration(settings.method, len(dataset), ranges, response["thresholds"])
 
 
 def _write_inputs(model: Model, dataset: Dataset, folder: Path) -> dict[str, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from wherry.calibration import Calibration
+from wherry.errors import StoreError
 from wherry.host import Host
 from wherry.installed import PluginInfo
 from wherry.stages.keys import NOTES, content_digest, files_digest, own_code
@@ -110,14 +112,33 @@ def test_an_entrys_content_is_its_files_without_the_notes(tmp_path: Path) -> Non
 
 
 def test_a_calibrations_digest_is_that_of_its_values(tmp_path: Path) -> None:
-    made = Calibration("minmax", 3, {"b": (0.0, 1.0), "a": (-1.0, 0.1)})
+    made = Calibration("minmax", 3, {"b": (0.0, 1.0), "a": (-1.0, 0.1)}, {"a": 1.0, "b": 0.5})
     made.save(tmp_path)
     assert Calibration.load(tmp_path).digest == made.digest
-    assert Calibration("minmax", 3, {"a": (-1.0, 0.1), "b": (0.0, 1.0)}).digest == made.digest
+    turned = {"a": (-1.0, 0.1), "b": (0.0, 1.0)}, {"b": 0.5, "a": 1.0}
+    assert Calibration("minmax", 3, *turned).digest == made.digest
     for other in (
-        Calibration("kl", 3, made.ranges),
-        Calibration("minmax", 4, made.ranges),
-        Calibration("minmax", 3, {"a": (-1.0, 0.1)}),
-        Calibration("minmax", 3, {**made.ranges, "a": (-1.0, 0.2)}),
+        replace(made, method="kl"),
+        replace(made, samples=4),
+        replace(made, ranges={"a": (-1.0, 0.1)}),
+        replace(made, ranges={**made.ranges, "a": (-1.0, 0.2)}),
+        replace(made, thresholds={}),
+        replace(made, thresholds={"a": 1.0, "b": 0.6}),
     ):
         assert other.digest != made.digest
+
+
+def test_a_calibration_gives_a_threshold_for_every_range(tmp_path: Path) -> None:
+    made = Calibration("kl", 3, {"b": (0.0, 2.0), "a": (-1.0, 0.1)}, {"b": 0.5})
+    made.save(tmp_path)
+    read = Calibration.load(tmp_path)
+    assert read == made
+    assert (read.threshold("b"), read.threshold("a")) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"method": "minmax", "samples": 3, "ranges": {}}'])
+def test_a_file_of_another_form_is_no_calibration(tmp_path: Path, text: str) -> None:
+    """The last one is of the time before thresholds."""
+    (tmp_path / Calibration.FILE).write_text(text)
+    with pytest.raises(StoreError, match="not a calibration"):
+        Calibration.load(tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wherry.calibration import CalibrationSettings
 from wherry.errors import ManifestError, UsageError
 from wherry.manifest import Drop
 
@@ -38,6 +39,7 @@ def test_the_least_manifest_has_defaults(load_text, tmp_path):
     assert manifest.model.path == tmp_path / "net.onnx"
     assert rows(manifest) == [("original", "onnxruntime-fp32-local")]
     assert manifest.variants == {"original": ()}
+    assert manifest.calibrate == CalibrationSettings("minmax")
     assert manifest.measure.rounds == 5
     assert manifest.parity.samples == 8
     assert manifest.limits.memory_bytes == 8 << 30
@@ -60,6 +62,7 @@ variants:
     - simplify:
 targets: [{backend: onnxruntime, variants: slim}]
 gates: [{metric: sqnr.boxes, max_drop: "2.5%"}, {metric: load_ms, min: 1, max: 2}]
+calibrate: {method: percentile, percentile: 99.9}
 measure: {rounds: 5, duration_s: 2}
 parity: {samples: 0, thresholds: {fp16: {sqnr_db: 25, cosine: 0.5}}}
 limits: {time_s: 60, memory_mb: 1024}
@@ -86,6 +89,7 @@ seed: 7
     assert percent.max_drop == Drop(0.025, relative=True)
     assert (band.min, band.max, band.location) == (1.0, 2.0, "m.yaml:15:49")
     assert percent.text == "sqnr.boxes max_drop 2.5%"
+    assert manifest.calibrate == CalibrationSettings("percentile", 99.9)
     assert (manifest.measure.rounds, manifest.measure.seed, manifest.seed) == (5, 7, 7)
     assert manifest.parity.thresholds["fp16"].sqnr_db == 25
     assert (manifest.limits.time_s, manifest.limits.memory_bytes) == (60, 1 << 30)

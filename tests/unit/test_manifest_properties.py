@@ -165,6 +165,7 @@ FULL = manifest_of(
     metrics=["top1", {"sqnr": {"output": "y"}}],
     exclude=[{"backend": "ncnn", "threads": [2]}],
     gates=[{"metric": "top1", "max_drop": "1%", "where": {"backend": ["ncnn"]}}],
+    calibrate={"method": "percentile", "percentile": 99},
     measure={"rounds": 2},
     parity={"samples": 1, "thresholds": {"fp16": {"sqnr_db": 1, "cosine": 0.5}}},
     limits={"time_s": 5},

@@ -41,6 +41,7 @@ GOOD = {
     "exclude: [{backend: ncnn, device: local, precision: [fp32]}]\n",
     "the rest": SHORT + "measure: {rounds: 1}\nlimits: {time_s: 1.5, memory_mb: 64}\nseed: 3\n"
     "parity: {samples: 0, thresholds: {int8: {sqnr_db: 1, cosine: 0}}}\n",
+    "calibrate": SHORT + "calibrate: {method: percentile, percentile: 99}\n",
     "variables": "wherry: 1\nmodel: {path: '${X:-net.onnx}'}\nseed: ${X:-5}\n"
     "measure: {rounds: ${X:-5}}\n"
     "targets: [{backend: '${X:-ncnn}', threads: ['${X:-1}'], ncnn: {winograd: '${X:-true}'}}]\n"
@@ -80,6 +81,8 @@ BAD = {
     "where of nothing": SHORT + "gates: [{metric: load_ms, max: 1, where: {}}]",
     "percent": SHORT + "gates: [{metric: load_ms, max_drop: 2 %}]",
     "rounds": SHORT + "measure: {rounds: 0}",
+    "method of calibration": SHORT + "calibrate: {method: kl}",
+    "percentile": SHORT + "calibrate: {method: percentile, percentile: 101}",
     "threshold": SHORT + "parity: {thresholds: {fp16: {sqnr_db: 1}}}",
     "nothing": SHORT + "gates: ",
     "layout": SHORT.replace("}", ", inputs: {x: {preprocess: {layout: hwc}}}}", 1),

@@ -1,10 +1,11 @@
-"""The default calibration: least and greatest value of every activation, in bounded memory."""
+"""The default calibration: the range of every activation, in bounded memory."""
 
 from __future__ import annotations
 
 import resource
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import numpy as np
 import onnx
 import pytest
 
+from wherry.calibration import CalibrationSettings
 from wherry.dataset import Dataset, Sample
 from wherry.engine.worker import run_tool
 from wherry.errors import DataError, ToolError
 from wherry.model import Model
 from wherry.target import Target
+from wherry_onnxruntime import calibrate as tool
 from wherry_onnxruntime import plugin
+from wherry_onnxruntime.ranges import METHODS
 
 TARGET = Target("tflite", "int8", "local")  # whose plugin need not have a calibration of its own
 
@@ -39,13 +43,14 @@ class Samples(Dataset):
 class Context:
     """Runs tools as the engine does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: CalibrationSettings) -> None:
         self.scratch = folder
+        self.settings = settings
 
     def run_tool(self, script, request, *, requirements):
         assert requirements is None
         scratch = self.scratch / "tool"
-        scratch.mkdir()
+        scratch.mkdir(exist_ok=True)
         return run_tool(
             Path(sys.executable), script, request, scratch=scratch, log=self.scratch / "log"
         )
@@ -63,8 +68,9 @@ def network(tmp_path: Path, signature: str, body: str, **weights) -> Model:
     return Model.load(tmp_path / "model.onnx")
 
 
-def calibrate(model: Model, samples: Sequence[dict[str, np.ndarray]], folder: Path):
-    return plugin.wherry_calibrate(model, Samples(samples), TARGET, Context(folder))
+def calibrate(model: Model, samples: Sequence[dict[str, np.ndarray]], folder: Path, **settings):
+    context = Context(folder, CalibrationSettings(**settings))
+    return plugin.wherry_calibrate(model, Samples(samples), TARGET, context)
 
 
 def floats(*values: float) -> np.ndarray:
@@ -86,6 +92,7 @@ def test_ranges_of_every_float_activation(tmp_path):
         "b": (0, 12),
         "y": (-3, 8),
     }
+    assert calibration.thresholds == {"x": 5, "a": 12, "b": 12, "y": 8}
     assert (calibration.method, calibration.samples) == ("minmax", 2)
 
 
@@ -148,10 +155,67 @@ def test_data_that_does_not_fit(tmp_path, samples, words):
     assert words in str(caught.value)
 
 
-def test_activations_that_become_infinite_are_named(tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_that_become_infinite_are_named(tmp_path, method):
     model = network(tmp_path, SIGNATURE, "a = Exp(x) b = Exp(a) y = Sub(b, b)")
+    samples = [{"x": floats(*values)} for values in ((1, 2, 3), (1, 2, 9), (1, 2, 1))]
     with pytest.raises(ToolError, match=r"2 of 4 activations became infinite or NaN.*'b'"):
-        calibrate(model, [{"x": floats(1, 2, 9)}], tmp_path)
+        calibrate(model, samples, tmp_path, method=method)
+
+
+def test_each_method_is_the_one_that_is_asked_for(tmp_path):
+    """Of 300,000 ordinary values and one of 1000: what each makes of it is known."""
+    model = network(tmp_path, "(float[1,30000] x) => (float[1,30000] y)", "y = Relu(x)")
+    values = np.random.default_rng(3).normal(size=(10, 1, 30000)).astype(np.float32)
+    values[4, 0, 7] = 1000
+    samples = [{"x": sample} for sample in values]
+
+    def found(method: str, **settings):
+        made = calibrate(model, samples, tmp_path, method=method, **settings)
+        assert made.method == method
+        return made.ranges["y"][1], made.ranges["x"][0], made.threshold("y")
+
+    assert found("minmax") == (1000, values.min(), 1000)
+    assert found("percentile") == pytest.approx((3.8, -4, 3.8), abs=0.4)
+    high, low, threshold = found("percentile", percentile=99.0)
+    assert (high, low, threshold) == (2.5, -2.75, 2.5)
+    for method, least, greatest in (("entropy", 60, 130), ("mse", 130, 990)):
+        high, _, threshold = found(method)
+        assert least < high < greatest
+        assert 0 < threshold < 1000
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_without_values_and_those_of_other_types(tmp_path, method):
+    model = network(
+        tmp_path,
+        SIGNATURE,
+        "e = Slice(x, z, z, o) h = Cast <to = 10> (x) f = Cast <to = 1> (h) c = Mul(x, n) "
+        "k = Add(c, w) j = Concat <axis = 1> (e, f) y = Sub(j, k)",
+        w=[2.5, 2.5, 2.5], n=[0.0, 0.0, 0.0], z=np.array([0]), o=np.array([1]),
+    )  # fmt: skip
+    calibration = calibrate(model, [{"x": floats(1, -2, 3)}] * 2, tmp_path, method=method)
+    assert set(calibration.ranges) == set(calibration.thresholds) == {"x", "f", "c", "k", "j", "y"}
+    assert calibration.ranges["c"] == (0, 0)
+    assert calibration.thresholds["c"] == 0
+    assert calibration.ranges["k"] == (2.5, 2.5)
+    assert calibration.thresholds["k"] == 2.5
+
+
+def test_2000_samples_take_no_more_than_20(tmp_path):
+    """Kept, the activations of the others would be 97 MB; what is kept is as large as after 20."""
+    model = network(tmp_path, "(float[1,4096] x) => (float[1,4096] y)", "r = Relu(x) y = Neg(r)")
+    values = np.random.default_rng(0).normal(size=(2000, 1, 4096)).astype(np.float32)
+    values[1::2] *= 30  # bins are merged on the way
+    peaks = []
+    for count in (20, 2000):
+        np.save(tmp_path / "x.npy", values[:count])
+        tracemalloc.start()
+        found = tool.run(model.path, {"x": tmp_path / "x.npy"}, counted=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found["x"].counts.sum() + found["x"].zeros == count * 4096
+    assert abs(peaks[1] - peaks[0]) < 500_000
 
 
 def test_memory_does_not_grow_with_the_samples(tmp_path):
@@ -170,7 +234,8 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
         "import calibrate\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "from pathlib import Path\n"
-        "print(calibrate.minmax(Path(sys.argv[2]), {'x': Path(sys.argv[3])})['r'])\n"
+        "found = calibrate.run(Path(sys.argv[2]), {'x': Path(sys.argv[3])}, counted=True)['r']\n"
+        "print((float(found.least), float(found.greatest)))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     dataset = Made([{}] * 400)

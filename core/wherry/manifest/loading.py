@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from wherry.calibration import CalibrationSettings
 from wherry.errors import ManifestError
 from wherry.manifest.expand import Expander, Row
 from wherry.manifest.gates import read_gates
@@ -19,6 +20,7 @@ from wherry.manifest.schema import (
     NAME,
     ROLES,
     VERSION,
+    Calibrate,
     DataForm,
     Limits,
     ManifestForm,
@@ -91,6 +93,7 @@ def load_manifest(
     reader.check_calibration(rows)
     gates = read_gates(reader.items("gates"), metrics, rows if right else None, expander)
     seed = reader.seed()
+    calibrate = reader.section("calibrate", Calibrate)
     measure = reader.section("measure", Measure)
     parity = reader.section("parity", Parity)
     limits = reader.section("limits", Limits)
@@ -108,6 +111,7 @@ def load_manifest(
         targets=tuple({id(row.target): row.target for row in rows}.values()),  # one object each
         rows=tuple((row.variant, row.target) for row in rows),
         gates=gates,
+        calibrate=CalibrationSettings(calibrate.method, calibrate.percentile),
         measure=MeasureSettings(**measure.model_dump(), seed=seed),
         parity=ParitySection(
             parity.samples,

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from wherry.calibration import Method
 from wherry.data.spec import PreprocessSpec
 from wherry.tags import is_tagged, word_of
 
@@ -310,6 +311,27 @@ class Measure(Section):
         return self
 
 
+class Calibrate(Section):
+    """How the ranges of activations are chosen, for precisions that need them."""
+
+    method: Method = Field(
+        default="minmax", description="what a range is chosen by, from all values of a tensor"
+    )
+    percentile: float = Field(
+        default=99.99,
+        gt=50,
+        le=100,
+        allow_inf_nan=False,
+        description="how many of the values it holds, percent; with method: percentile",
+    )
+
+    @model_validator(mode="after")
+    def _asked_for(self) -> Self:
+        if "percentile" in self.model_fields_set and self.method != "percentile":
+            raise ValueError(f"percentile has no meaning for the method {self.method}")
+        return self
+
+
 class Threshold(Section):
     """The least agreement of an artifact with the model in fp32."""
 
@@ -367,6 +389,9 @@ class ManifestForm(Seed):
     targets: list[TargetForm] = Field(min_length=1, description="where the variants run")
     exclude: list[Where] = Field(default_factory=list, description="combinations to leave out")
     gates: list[GateForm] = Field(default_factory=list, description="thresholds that fail the run")
+    calibrate: Calibrate = Field(
+        default_factory=Calibrate, description="how the ranges of activations are chosen"
+    )
     measure: Measure = Field(default_factory=Measure, description="how long is measured")
     parity: Parity = Field(
         default_factory=Parity, description="the check of each artifact against the model"

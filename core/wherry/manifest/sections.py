@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from wherry.calibration import CalibrationSettings
 from wherry.manifest.source import Node
 from wherry.measurement import MeasureSettings
 from wherry.passes import PassStep
@@ -202,6 +203,7 @@ class Manifest:
     targets: tuple[Target, ...]
     rows: tuple[tuple[str, Target], ...]
     gates: tuple[Gate, ...]
+    calibrate: CalibrationSettings
     measure: MeasureSettings
     parity: ParitySection
     limits: LimitsSection

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wherry.calibration import Calibration
+from wherry.calibration import Calibration, CalibrationSettings
 from wherry.errors import DataError
 from wherry.plan import CALIBRATION
 from wherry.stages.context import HostContext, Services, StageResult, take_or_build
@@ -15,6 +16,13 @@ from wherry.store import Key
 
 if TYPE_CHECKING:
     from wherry.plan import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context(HostContext):
+    """`wherry.context.CalibrateContext` on the host."""
+
+    settings: CalibrationSettings
 
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -28,6 +36,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             where=services.manifest.location("data"),
             remedy="Add a section `calibration:` below `data:`.",
         )
+    settings = services.manifest.calibrate
     worker = services.host.worker("wherry_calibrate", target.backend)
     key = Key(
         "calibrate",
@@ -35,6 +44,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "model": model.digest,
             "data": dataset.digest,
             "preprocess": dict(services.manifest.model.preprocess),
+            "settings": settings.parts(),
             "calibrator": services.host.code(worker),
             "code": own_code("data/views", "preprocess"),
             "host": own_lock(),
@@ -43,7 +53,16 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
 
     def build(context: HostContext) -> None:
         ready = model_ready(dataset, model, services)
-        services.host.calibrate(model, ready, target, context).save(context.output)
+        inner = _Context(
+            services,
+            step.id,
+            context.output,
+            context.scratch,
+            context.log,
+            context.warnings,
+            settings=settings,
+        )
+        services.host.calibrate(model, ready, target, inner).save(context.output)
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
     return StageResult(Calibration.load(entry.directory), cached, warnings)

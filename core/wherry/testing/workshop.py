@@ -7,14 +7,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wherry.artifact import Artifact
-from wherry.calibration import Calibration
+from wherry.calibration import Calibration, CalibrationSettings
 from wherry.dataset import Dataset, Sample
 from wherry.device import Device, DeviceSpec
 from wherry.engine.environments import Environments
@@ -77,12 +77,13 @@ class Workshop(Lending):
 
 @dataclass(frozen=True)
 class _Context:
-    """`wherry.context.StepContext`; what a hook says goes to its log."""
+    """`wherry.context.CalibrateContext`; what a hook says goes to its log."""
 
     environments: Environments
     output: Path
     scratch: Path
     log: Path
+    settings: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     def run_tool(
         self, script: Path, request: Mapping[str, Any], *, requirements: Requirements | None

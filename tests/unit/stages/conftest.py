@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from wherry import builtins
 from wherry.artifact import Artifact, Binding
-from wherry.calibration import Calibration
+from wherry.calibration import Calibration, CalibrationSettings
 from wherry.device import BoardInfo, Transport
 from wherry.engine.environments import Environments, Lock
 from wherry.errors import EnvironmentError_, ToolError
@@ -102,6 +102,7 @@ class Bench:
         self.broken_at = -1  # of the calls of the profile hook
         self.breaks: BaseException = ToolError("the runner crashed")
         self.profiled: list[tuple[str, int]] = []
+        self.calibrated: list[CalibrationSettings] = []
         self.spoil = lambda measurement: measurement
         self.reached = EnvironmentError_("")  # raised by the board where it is no such error
 
@@ -151,6 +152,7 @@ class Bench:
 
     @hookimpl(trylast=True)
     def wherry_calibrate(self, model, dataset, target, context):
+        self.calibrated.append(context.settings)
         low, high = (f([s.inputs["x"] for s in dataset]) for f in (np.min, np.max))
         return Calibration("minmax", len(dataset), {"x": (float(low), float(high))})
 

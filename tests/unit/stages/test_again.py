@@ -112,6 +112,10 @@ CHANGES = {
                           PARITY),
     "thresholds": (lambda lab, _: setattr(
         lab, "text", lab.text + "parity: {thresholds: {fp32: {sqnr_db: 50, cosine: 0.9}}}\n"), {}),
+    "how ranges are chosen": (
+        lambda lab, _: setattr(lab, "text", lab.text + "calibrate: {method: mse}\n"),
+        {"calibrate": 2},
+    ),
     "model": (
         lambda lab, _: lab.write_model(3.0),
         {"model": 1, "optimize": 1, "reference": 1, "scores": 1, "calibrate": 2} | CONVERTED | ANEW,
@@ -227,6 +231,18 @@ def test_a_precision_is_converted_for_itself(lab) -> None:
     lab.text = lab.MANIFEST.replace("int8]", "fp16]")
     assert lab.statuses(lab.run()) == ["ok"] * 4
     assert lab.made["convert"] == 4
+
+
+def test_the_percentile_is_in_the_key_where_it_counts(lab) -> None:
+    asked = []
+    for text in ("entropy", "entropy", "percentile", "percentile, percentile: 99.99",
+                 "percentile, percentile: 99"):  # fmt: skip
+        lab.text = lab.MANIFEST + f"calibrate: {{method: {text}}}\n"
+        assert lab.statuses(lab.run()) == ["ok"] * 4
+        asked.append(lab.made.get("calibrate", 0))
+    assert asked == [2, 0, 2, 0, 2]
+    percentiles = [settings.percentile for settings in lab.bench.calibrated]
+    assert percentiles == [99.99] * 4 + [99.0] * 2
 
 
 def test_each_backend_is_given_the_ranges_of_its_own_calibration(lab) -> None:
