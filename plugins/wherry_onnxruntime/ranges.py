@@ -29,6 +29,7 @@ _LEAST_EXPONENT = -100  # of a bin's width; 2**100 and its inverse are ordinary 
 _CANDIDATES = 256  # edges that are tried at each end before the neighbours of the best one
 _AT_ONCE = 1 << 18  # values whose bins are worked out together: what fits in a cache
 _ROUNDS = 8  # of the search, each over both ends; it seldom takes more than three
+_MOST_CLIPPED = 0.01  # by entropy, as a share of the values that are not zero
 _EPSILON = 1e-4  # ncnn's, added to every share before divergences are taken
 
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -191,20 +192,30 @@ def by_entropy(counts: np.ndarray) -> tuple[int, int, int]:
     know no zero point. The threshold is theirs; for the range the same divergence is taken over
     the values as they are, at 256 levels, and both ends are searched. Zeros are skipped, as there:
     every level of quantisation keeps them. Windows have a bin for each level at the least.
+
+    One thing is not in those: no window clips more than a hundredth of the values. Where many
+    values are the same (a plain background), the divergence wants that place to itself, whatever
+    it costs elsewhere: on digits on black, the threshold of the first convolution became a tenth
+    of its greatest value, and ncnn's rule clipped every bright pixel.
     """
-    coarse = pooled(counts, 1)  # 2048 bins as there: in finer ones, chance looks like shape
-    magnitudes = folded(coarse)
+    magnitudes = folded(pooled(counts, 1))  # 2048 bins, as there
     _, threshold = search(
-        lambda lows, highs: divergence(magnitudes, lows, highs, ENTROPY_LEVELS),
-        np.zeros_like(magnitudes),
-        magnitudes,
+        _bounded(magnitudes, 0, ENTROPY_LEVELS), np.zeros_like(magnitudes), magnitudes
     )
-    low, high = search(
-        lambda lows, highs: divergence(coarse, lows + BINS, highs + BINS, LEVELS),
-        coarse[:BINS][::-1],
-        coarse[BINS:],
-    )
-    return 2 * low, 2 * high, 2 * threshold
+    low, high = search(_bounded(counts, BINS, LEVELS), counts[:BINS][::-1], counts[BINS:])
+    return low, high, 2 * threshold
+
+
+def _bounded(counts: np.ndarray, zero: int, levels: int) -> Cost:
+    """The divergence of windows around the edge ``zero`` that do not clip too much."""
+    total = np.append(0.0, np.cumsum(counts)) / counts.sum()
+
+    def cost(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+        outside = total[lows + zero] + 1 - total[highs + zero]
+        found = divergence(counts, lows + zero, highs + zero, levels)
+        return np.where(outside > _MOST_CLIPPED, np.inf, found)
+
+    return cost
 
 
 def divergence(counts: np.ndarray, lows: np.ndarray, highs: np.ndarray, levels: int) -> np.ndarray:

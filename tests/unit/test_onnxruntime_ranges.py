@@ -209,6 +209,17 @@ def test_divergence(counts, levels, data):
     assert found[0] == pytest.approx(slow_divergence(counts, low, high, levels), abs=1e-9)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_entropy_does_not_clip_what_stands_out_from_a_plain_background(sign):
+    """Seven values of ten are the background's; without a bound, the range would end there."""
+    others = np.random.default_rng(1).normal(0, 2, 30_000)
+    numbers = sign * np.concatenate([np.full(70_000, 0.66), others])
+    low, high, threshold = choose(histogram(numbers), "entropy", 99.99)
+    assert np.mean((numbers < low) | (numbers > high)) <= 0.011
+    assert np.mean(np.abs(numbers) > threshold) <= 0.011
+    assert threshold > 4
+
+
 def test_entropy_keeps_the_levels_of_a_distribution_that_fits_them():
     """Flat within every level: nothing is lost at the full range."""
     flat = around_zero([], [7] * 4096)
@@ -281,6 +292,16 @@ def test_of_two_ends_neither_can_be_bettered_alone(below, above):
     others += [(max(-t, lows[0]), min(t, highs[-1])) for t in highs]
     tolerance = 1e-9 * max(found, 1)
     assert found <= cost([(v, h) for v, h in others if h > v]).min() + tolerance
+
+
+@pytest.mark.parametrize("wanted", [(-5, 3000), (-900, 2), (-17, 17), (-4096, 1)])
+def test_both_ends_are_found_each_for_itself(wanted):
+    counts = np.ones(BINS, np.int64)
+
+    def cost(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+        return abs(lows - wanted[0]) + abs(highs - wanted[1])
+
+    assert ranges.search(cost, counts, counts) == wanted
 
 
 def test_a_window_is_found_where_only_both_ends_together_help():
