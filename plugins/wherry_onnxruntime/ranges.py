@@ -28,7 +28,7 @@ ENTROPY_LEVELS = 128  # those of |x| with 8 bits and a sign
 _LEAST_EXPONENT = -100  # of a bin's width; 2**100 and its inverse are ordinary float32 numbers
 _CANDIDATES = 256  # edges that are tried at each end before the neighbours of the best one
 _AT_ONCE = 1 << 18  # values whose bins are worked out together: what fits in a cache
-_ROUNDS = 8  # of the search, each over both ends; it seldom takes more than three
+_ROUNDS = 8  # of the search, each over both ends; the quickstart's tensors take three at most
 _MOST_CLIPPED = 0.01  # by entropy, as a share of the values that are not zero
 _EPSILON = 1e-4  # ncnn's, added to every share before divergences are taken
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from wherry.calibration import Method
 from wherry_onnxruntime import ranges
 from wherry_onnxruntime.ranges import BINS, LEVELS, METHODS, SYMMETRIC_LEVELS, Histogram, choose
 
@@ -104,6 +106,10 @@ def test_pooling_keeps_every_count(below, above, times):
 
 
 # --- what holds for all --------------------------------------------------------------------------
+
+
+def test_the_manifest_offers_what_there_is():
+    assert get_args(Method) == METHODS
 
 
 @fixed
