@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wherry_devices.agent import incoming as incoming_module
+from wherry_devices.agent import locks
 from wherry_devices.agent.board_store import SPARE_BYTES, BoardStore, BoardStoreError, DamagedError
 
 
@@ -143,34 +143,32 @@ def test_two_sessions_take_the_same_file(store, tmp_path):
     assert [path.read_bytes() for path in files(tmp_path)] == [b"123456"]
 
 
-def test_a_part_that_gets_its_name_while_another_opens_it(store, tmp_path, monkeypatch):
-    """The other must not take the whole file for its part, and empty it."""
-    other = BoardStore(tmp_path)
-    first, lock, raced = begin(store, b"123456", 2), incoming_module._lock, []
+@pytest.fixture
+def named_meanwhile(store, monkeypatch):
+    """A file that gets its name just before somebody else locks it: what was seen of that."""
+    first, take, seen = begin(store, b"123456", 2), locks.take, []
 
     def slow(descriptor, *kind):
-        if not raced:
-            raced.append(first.write(memoryview(b"3456")))
-        return lock(descriptor, *kind)
+        if not seen:
+            seen.append(first.write(memoryview(b"3456")))
+        return take(descriptor, *kind)
 
-    monkeypatch.setattr(incoming_module, "_lock", slow)
-    second = begin(other, b"123456", 1)
-    assert raced == [True]
+    monkeypatch.setattr(locks, "take", slow)
+    return seen
+
+
+def test_a_part_that_gets_its_name_while_another_opens_it(named_meanwhile, tmp_path):
+    """The other must not take the whole file for its part, and empty it."""
+    second = begin(BoardStore(tmp_path), b"123456", 1)
+    assert named_meanwhile == [True]
     assert second.write(memoryview(b"23456"))
     assert [path.read_bytes() for path in files(tmp_path)] == [b"123456"]
 
 
-def test_what_gets_its_name_while_others_are_swept(store, tmp_path, monkeypatch):
+def test_what_gets_its_name_while_others_are_swept(named_meanwhile, tmp_path, monkeypatch):
     other = BoardStore(tmp_path)
-    first, lock, raced = begin(store, b"123456", 2), incoming_module._lock, []
-
-    def slow(descriptor, *kind):
-        if not raced:
-            raced.append(first.write(memoryview(b"3456")))
-        return lock(descriptor, *kind)
-
-    monkeypatch.setattr(incoming_module, "_lock", slow)
     other.sweep()
+    assert named_meanwhile == [True]
     gone = tmp_path / "incoming" / "gone"
     monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone]))
     other.sweep()

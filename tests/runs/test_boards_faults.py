@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from own_runtime import OwnRuntime
+from small_disks import small_disk
 from wired_boards import Lab, When, Wired
 
 from wherry import api
@@ -275,13 +276,7 @@ def test_a_file_that_the_board_does_not_take_fails_its_own_rows(
 
 @pytest.mark.openssh  # as root
 def test_a_disk_that_is_full_fails_the_rows_that_do_not_fit(lab, pi, right) -> None:
-    folder = pi.board.home / ".wherry"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=17m", "tmpfs", folder]
-    done = subprocess.run(mount, check=False, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    try:
+    with small_disk(pi.board.home / ".wherry", "17m") as folder:
         values = lab.run()
         assert statuses(values) == ["failed", "failed", "ok"]
         assert all("do not fit on the board's disk" in error for error in errors(values))
@@ -290,8 +285,6 @@ def test_a_disk_that_is_full_fails_the_rows_that_do_not_fit(lab, pi, right) -> N
         subprocess.run(["mount", "-o", "remount,size=40m", folder], check=True)
         right(lab.goes_on(values))
         pi.check_free()
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def host(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:

@@ -9,7 +9,6 @@ process, however that ends. Standard library only.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from . import locks
 
 MARKER = ".wherry-complete"
 FILES = ".wherry-files"  # JSON: path to size
@@ -102,7 +103,7 @@ class Environments:
         directory = self._directory(request["lock"])
         self._root.mkdir(parents=True, exist_ok=True)
         with directory.with_suffix(".lock").open("w") as file:
-            if not _lock(file.fileno()):
+            if not _wait_for(file.fileno()):
                 return None
             found, _ = self.find(request["lock"])
             if found is not None:
@@ -152,9 +153,7 @@ class Environments:
         for directory in sorted(path for path in self._root.glob("[0-9a-f]*") if path.is_dir()):
             marker = directory / MARKER
             with directory.with_suffix(".lock").open("w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:  # it is being made
+                if not locks.take(file.fileno()):  # it is being made
                     continue
                 if marker.exists() and time.time() - marker.stat().st_mtime < unused_s:
                     continue
@@ -227,17 +226,14 @@ class Environments:
         return self._root / lock[:32]
 
 
-def _lock(descriptor: int) -> bool:
+def _wait_for(descriptor: int) -> bool:
     """Take a lock within ``_WAIT_S``; the makers inherit it."""
     deadline = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_S)
+    while not locks.take(descriptor):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _scratch(directory: Path) -> Path:

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import locks
+
 _KEPT_S = 7 * 86_400.0  # a file that was broken off
 _CHUNK = 1 << 20
 
@@ -93,9 +95,9 @@ class Incoming:
             while True:
                 path = self._folder / f"{digest}.{number}"
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                if not _lock(descriptor):  # another process is at the same file
+                if not locks.take(descriptor):  # another process is at the same file
                     number += 1
-                elif _is_named(descriptor, path):
+                elif locks.is_named(descriptor, path):
                     break
                 os.close(descriptor)  # it has just got its name, or is gone: try that again
         if fresh:
@@ -108,7 +110,7 @@ class Incoming:
         with self._guard():
             path = Path(tempfile.mkdtemp(prefix="folder.", dir=self._folder))
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            _lock(descriptor)
+            locks.take(descriptor)
         try:
             yield path
         finally:
@@ -134,7 +136,9 @@ class Incoming:
                     continue
                 try:
                     # shared: some network file systems give no other lock for reading
-                    if not (_lock(descriptor, fcntl.LOCK_SH) and _is_named(descriptor, path)):
+                    if not (
+                        locks.take(descriptor, fcntl.LOCK_SH) and locks.is_named(descriptor, path)
+                    ):
                         continue
                     found = os.fstat(descriptor)
                     if path.is_dir():
@@ -157,22 +161,3 @@ class Incoming:
             yield
         finally:
             os.close(descriptor)
-
-
-def _lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Whether the lock was free, and now is ours."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_named(descriptor: int, path: Path) -> bool:
-    """Whether an open file still is the one of that name."""
-    try:
-        named = os.stat(path)  # noqa: PTH116 -- beside fstat
-    except FileNotFoundError:
-        return False
-    held = os.fstat(descriptor)
-    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)

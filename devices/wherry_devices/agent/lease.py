@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import locks
+
 
 class Lease:
     """One board's lease, as one process sees it.
@@ -45,14 +47,12 @@ class Lease:
         """
         while True:
             descriptor = self._open()
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not locks.take(descriptor):
                 os.close(descriptor)
                 return self.holder() or {}
-            if self._is_current(descriptor):
+            if locks.is_named(descriptor, self.path):
                 break
-            os.close(descriptor)  # the file was removed meanwhile: a lock on it is worth nothing
+            os.close(descriptor)  # the file was removed meanwhile
         text = json.dumps({**owner, "pid": os.getpid(), "since": _uptime()})
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
@@ -73,14 +73,6 @@ class Lease:
                 descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666)
                 os.fchmod(descriptor, 0o666)  # whatever the umask says
                 return descriptor
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            named = os.stat(self.path)  # noqa: PTH116 -- beside fstat
-        except FileNotFoundError:
-            return False
-        held = os.fstat(descriptor)
-        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
     def evict(self, token: str | None = None) -> dict[str, Any] | None:
         """End the agent that holds the lease, and see who it was; None: it was free.
@@ -120,10 +112,8 @@ class Lease:
             except FileNotFoundError:
                 return None
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return None
-            except BlockingIOError:  # somebody has it
-                pass
+                if locks.take(descriptor, fcntl.LOCK_SH):  # nobody has it
+                    return None
             finally:
                 os.close(descriptor)
         holder = _read_json(self.path)

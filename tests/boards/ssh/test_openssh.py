@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_disks
 
 from wherry.artifact import hash_file
 from wherry.errors import DeviceError, DeviceLostError, ToolError
@@ -91,14 +92,8 @@ def test_sshd_is_stopped_and_started(device, sshd):
 @pytest.fixture
 def small_disk(sshd):
     """The board's folder of ours on a disk of 40 MiB."""
-    folder = sshd.home / ".wherry"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder]
-    done = subprocess.run(mount, check=False, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disks.small_disk(sshd.home / ".wherry", "40m") as folder:
+        yield folder
 
 
 def test_a_full_disk(tmp_path, device, sshd, small_disk, free):

@@ -114,15 +114,26 @@ def test_the_input_is_ended(terminal):
         assert process.wait(20) == 0
 
 
-def test_a_board_asks_for_a_password(terminal, inprocess, workstation, tmp_path):
-    board = inprocess(password="straße 1")
-    workstation.trust(board)
-    (tmp_path / "devices.yaml").write_text(
-        f"devices:\n  pi: {{ssh: {{host: {board.host}, port: {board.port}, user: {board.user},"
-        f" python: {sys.executable}, root: '{board.home}/w', lease: '{board.home}/lease'}}}}\n"
-    )
-    code = "os.execv(sys.executable, [sys.executable, '-m', 'wherry', 'devices', 'probe', 'pi'])"
-    with terminal.run(code, cwd=tmp_path, env=workstation.environment()) as process:
+@pytest.fixture
+def probe(terminal, inprocess, workstation, tmp_path):
+    """Probes a board with that password by the command, on the terminal."""
+
+    def run(password):
+        board = inprocess(password=password)
+        workstation.trust(board)
+        (tmp_path / "devices.yaml").write_text(
+            f"devices:\n  pi: {{ssh: {{host: {board.host}, port: {board.port}, user: {board.user},"
+            f" python: {sys.executable}, root: '{board.home}/w', lease: '{board.home}/lease'}}}}\n"
+        )
+        words = "[sys.executable, '-m', 'wherry', 'devices', 'probe', 'pi']"
+        environment = workstation.environment()
+        return terminal.run(f"os.execv(sys.executable, {words})", cwd=tmp_path, env=environment)
+
+    return run
+
+
+def test_a_board_asks_for_a_password(terminal, probe):
+    with probe("straße 1") as process:
         terminal.expect(b"Password of ")
         terminal.type(b"wrong\n")
         terminal.expect(b"Password of ")
@@ -131,14 +142,8 @@ def test_a_board_asks_for_a_password(terminal, inprocess, workstation, tmp_path)
         assert process.wait(20) == 0
 
 
-def test_ctrl_c_at_the_question(terminal, inprocess, workstation, tmp_path):
-    board = inprocess(password="x")
-    workstation.trust(board)
-    (tmp_path / "devices.yaml").write_text(
-        f"devices:\n  pi: {{ssh: {{host: {board.host}, port: {board.port}, user: {board.user}}}}}\n"
-    )
-    code = "os.execv(sys.executable, [sys.executable, '-m', 'wherry', 'devices', 'probe', 'pi'])"
-    with terminal.run(code, cwd=tmp_path, env=workstation.environment()) as process:
+def test_ctrl_c_at_the_question(terminal, probe):
+    with probe("x") as process:
         terminal.expect(b"Password of ")
         terminal.type(b"\x03")
         assert process.wait(20) in (130, -signal.SIGINT)
