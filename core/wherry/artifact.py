@@ -28,6 +28,10 @@ class Binding:
         permutation: axes of the ONNX tensor in the runtime's order (NCHW to NHWC: 0, 2, 3, 1);
             None: as in ONNX.
         drop_batch: the runtime has no batch axis (axis 0 of the ONNX tensor, which is 1).
+        scale: above 0 where the runtime's whole numbers stand for real ones: the ONNX tensor is
+            ``(runtime - zero_point) * scale`` in float32, and an input is rounded to the nearest,
+            within the range of ``dtype``; None: the values are what they are.
+        zero_point: see ``scale``.
     """
 
     onnx: str
@@ -36,6 +40,28 @@ class Binding:
     shape: tuple[int, ...]
     permutation: tuple[int, ...] | None = None
     drop_batch: bool = False
+    scale: float | None = None
+    zero_point: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One operation of a runtime, and the ONNX nodes that it does.
+
+    Attributes:
+        name: the runtime's, as its profile has it; unique in an artifact.
+        type: the runtime's word for what it does, e.g. ``CONV_2D``.
+        nodes: names of the ONNX nodes that it does, in their order: several where the converter
+            fused them; none where it is the runtime's own (a change of layout, a requantisation).
+        outputs: ONNX tensor to the runtime's tensor, of those results that stand for one.
+        precision: that it computes in: ``fp32``, ``fp16``, ``int8``.
+    """
+
+    name: str
+    type: str
+    nodes: tuple[str, ...]
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -51,6 +77,7 @@ class Artifact:
         inputs: the runtime's inputs.
         outputs: the runtime's outputs, in the model's order.
         provenance: the tool, its version, its notes; JSON values.
+        layers: what the runtime does, in its order; empty where the backend does not tell.
     """
 
     directory: Path
@@ -61,6 +88,7 @@ class Artifact:
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
 
     @classmethod
     def from_directory(
@@ -73,6 +101,7 @@ class Artifact:
         inputs: tuple[Binding, ...],
         outputs: tuple[Binding, ...],
         provenance: Mapping[str, Any] | None = None,
+        layers: tuple[Layer, ...] = (),
     ) -> Artifact:
         """Hash every file below ``directory`` and describe them."""
         files = {
@@ -81,14 +110,22 @@ class Artifact:
             if path.is_file()
         }
         return cls(
-            directory, backend, precision, format, files, inputs, outputs, dict(provenance or {})
+            directory,
+            backend,
+            precision,
+            format,
+            files,
+            inputs,
+            outputs,
+            dict(provenance or {}),
+            layers,
         )
 
     @property
     def digest(self) -> str:
-        """sha256 over the files' hashes, the bindings and the format; not over the provenance."""
+        """sha256 over the files' hashes, the bindings and the format; not over what explains."""
         described = self.to_json()
-        del described["provenance"]
+        del described["provenance"], described["layers"]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -109,6 +146,7 @@ class Artifact:
             fields = dict(values)
             for side in ("inputs", "outputs"):
                 fields[side] = tuple(_binding(entry) for entry in fields[side])
+            fields["layers"] = tuple(_layer(entry) for entry in fields["layers"])
             return cls(directory=directory, **fields)
         except (KeyError, TypeError) as error:
             raise StoreError(
@@ -127,7 +165,13 @@ def _binding(entry: Mapping[str, Any]) -> Binding:
         shape=tuple(entry["shape"]),
         permutation=None if permutation is None else tuple(permutation),
         drop_batch=entry.get("drop_batch", False),
+        scale=entry.get("scale"),
+        zero_point=entry.get("zero_point", 0),
     )
+
+
+def _layer(entry: Mapping[str, Any]) -> Layer:
+    return Layer(**{**entry, "nodes": tuple(entry["nodes"])})
 
 
 def hash_file(path: Path) -> str:

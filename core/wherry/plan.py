@@ -137,7 +137,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
         chain = _chain(variant, manifest.variants[variant], model, data, host, add)
         variant_model = chain[-1]
         calibration: tuple[str, ...] = ()
-        if target.precision in host.backends[target.backend].calibrated:
+        if host.backends[target.backend].needs_calibration(target):
             needs = (variant_model, *data(CALIBRATION))
             calibrator = host.worker("wherry_calibrate", target.backend)
             calibration = (

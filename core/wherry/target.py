@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
+from wherry.keep import Keep
 from wherry.requirements import Requirements
 
 if TYPE_CHECKING:
+    from wherry.artifact import Artifact
+    from wherry.context import StepContext
     from wherry.model import Model
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """The words for a precision, wide to narrow. A backend lists those that it offers."""
+
+
+def convert_option(
+    default: Any, *, description: str, precisions: Iterable[str] | None = None, **constraints: Any
+) -> Any:
+    """A field of `RuntimeOptions` that the converter reads.
+
+    Args:
+        default: its value where the manifest gives none.
+        description: for the manifest's schema.
+        precisions: those that it means something for; targets of another have the default. None:
+            it means something for all.
+        constraints: as pydantic's ``Field`` takes them.
+    """
+    extra: dict[str, Any] = {"stage": "convert"}
+    if precisions is not None:
+        extra["precisions"] = sorted(precisions)
+    return Field(default=default, description=description, json_schema_extra=extra, **constraints)
 
 
 class RuntimeOptions(BaseModel):
@@ -30,16 +52,41 @@ class RuntimeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     threads: int = Field(default=1, ge=1, le=1024, description="threads of the runtime")
-
-
-def convert_option(default: Any, *, description: str, **constraints: Any) -> Any:
-    """A field of `RuntimeOptions` that the converter reads."""
-    return Field(
-        default=default,
-        description=description,
-        json_schema_extra={"stage": "convert"},
-        **constraints,
+    keep_fp32: tuple[Keep, ...] = convert_option(
+        (),
+        description="nodes that stay in fp32: names of ONNX nodes, patterns, or {op: OPERATOR}",
+        precisions=PRECISIONS[1:],
     )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a precision of ``Backend.calibrated`` wants its calibration with these options.
+
+        A backend that also quantises without one says when.
+        """
+        return True
+
+    def of(self, precision: str) -> Self:
+        """These options with the defaults for those that mean nothing for ``precision``."""
+        reset = {
+            name: info.default
+            for name, info in type(self).model_fields.items()
+            if precision not in _extra(info).get("precisions", (precision,))
+        }
+        return self.model_copy(update=reset)
+
+
+def of_some_precisions(options: type[RuntimeOptions]) -> frozenset[str]:
+    """The names of the options that do not mean something for every precision."""
+    return frozenset(
+        name for name, info in options.model_fields.items() if "precisions" in _extra(info)
+    )
+
+
+def _extra(info: FieldInfo) -> Mapping[str, Any]:
+    """What `convert_option` noted of a field."""
+    extra = info.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
 
 
 def split_options(options: RuntimeOptions) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -48,8 +95,7 @@ def split_options(options: RuntimeOptions) -> tuple[dict[str, Any], dict[str, An
     run: dict[str, Any] = {}
     values = options.model_dump(mode="json")
     for name, info in type(options).model_fields.items():
-        extra = info.json_schema_extra
-        stage = extra.get("stage") if isinstance(extra, dict) else None
+        stage = _extra(info).get("stage")
         (convert if stage == "convert" else run)[name] = values[name]
     return convert, run
 
@@ -79,10 +125,24 @@ class Target:
     def describe(self) -> str:
         """For people: ``ncnn fp16 on pi4 (threads=4, winograd=False)``."""
         changed = self.options.model_dump(mode="json", exclude_defaults=True)
-        options = ", ".join(f"{key}={value}" for key, value in changed.items())
+        options = ", ".join(
+            f"{key}={listed(value) if isinstance(value, list) else value}"
+            for key, value in changed.items()
+        )
         return f"{self.backend} {self.precision} on {self.device}" + (
             f" ({options})" if options else ""
         )
+
+
+def listed(values: Iterable[Any]) -> str:
+    """A list that is an option's JSON value, for people: of a long one its first and its length."""
+    words = [
+        ", ".join(f"{k}: {v}" for k, v in each.items()) if isinstance(each, dict) else str(each)
+        for each in values
+    ]
+    return (
+        f"[{', '.join(words)}]" if len(words) <= 2 else f"[{words[0]}, and {len(words) - 1} more]"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +202,18 @@ class Backend:
             part of the store's key.
         convert_files: the plugin's files whose content decides what the converter makes; their
             bytes are part of the store's key; empty: all of the plugin's Python files.
-        calibrated: precisions for which ``wherry_convert`` wants a calibration.
+        calibrated: precisions for which ``wherry_convert`` wants a calibration, unless the options
+            say otherwise (`RuntimeOptions.calibrated`).
+        mixed: precisions in which single nodes can stay in fp32 (the option ``keep_fp32``).
         refusals: precision to the reason why this backend cannot offer it, with a remedy.
         preflight: the operators that it would refuse, found without converting.
         runs_on_host: False where no host can run the artifact, so that parity is not checked there.
         parity: thresholds that replace ``DEFAULT_PARITY``.
+        expose: makes of an artifact, for ``wherry debug layers``, one that computes the same and
+            also gives every intermediate tensor of ``Artifact.layers``, as outputs behind the
+            model's own. Files are written below ``context.output``. None: it cannot.
+        dissect: makes of an artifact what the runner's ``time_layers`` wants; None: the artifact
+            itself will do.
     """
 
     name: str
@@ -164,6 +231,13 @@ class Backend:
     preflight: Callable[[Model, Target], Sequence[Unsupported]] = no_preflight
     runs_on_host: bool = True
     parity: Mapping[str, ParityThreshold] = field(default_factory=dict)
+    mixed: frozenset[str] = frozenset()
+    expose: Callable[[Artifact, Model, StepContext], Artifact] | None = None
+    dissect: Callable[[Artifact, StepContext], Artifact] | None = None
+
+    def needs_calibration(self, target: Target) -> bool:
+        """Whether converting for ``target`` takes a calibration."""
+        return target.precision in self.calibrated and target.options.calibrated
 
     def threshold(self, precision: str) -> ParityThreshold:
         """The parity that ``precision`` has to reach."""

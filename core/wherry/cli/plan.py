@@ -80,6 +80,7 @@ def _model(manifest: Manifest, host: Host, folder: Path) -> tuple[Model, Model]:
 
 
 def _rows(plan: Plan, model: Model, host: Host) -> list[dict[str, Any]]:
+    from wherry.keep import kept_nodes
     from wherry.target import split_options
 
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -88,6 +89,10 @@ def _rows(plan: Plan, model: Model, host: Host) -> list[dict[str, Any]]:
         target = row.target
         options = target.options.model_dump(mode="json")
         key = (target.backend, target.precision, repr(split_options(target.options)[0]))
+        if not plan.manifest.variants[
+            row.variant
+        ]:  # what a pass makes of the nodes is not known yet
+            kept_nodes(model, target.options.keep_fp32)
         if key not in found:
             found[key] = [
                 {"op_type": u.op_type, "count": u.count, "node": u.node, "remedy": u.remedy}
@@ -123,6 +128,8 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from wherry.reports.words import option_text
+
     console = Console()
     kinds = [step["kind"] for step in found["steps"]]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
@@ -130,7 +137,7 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
     table = Table("variant", "backend", "precision", "device", "options", "pre-flight")
     for row in found["rows"]:
         target = row["target"]
-        options = ", ".join(f"{k}={v}" for k, v in row["changed"].items())
+        options = ", ".join(f"{k}={option_text(v)}" for k, v in row["changed"].items())
         problems = "; ".join(f"{u['op_type']} x{u['count']}" for u in row["unsupported"])
         verdict = f"not supported: {problems}" if problems else "ok"
         words = (row["variant"], target["backend"], target["precision"], target["device"], options)

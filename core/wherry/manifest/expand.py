@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -81,6 +81,7 @@ class Expander:
                 "Remove some of them.",
             )
         self._check_precisions(rows)
+        self._check_mixed(rows)
         self._check_doubles(rows)
         order = {variant: index for index, variant in enumerate(self.known["variant"])}
         return sorted(rows, key=lambda row: order[row.variant])
@@ -164,10 +165,12 @@ class Expander:
             if self._too_many(count, node.place):
                 return
             self._rows_so_far += count
-            for precision, device, options in product(offered, devices, settings):
-                target = self._target(Target(name, precision, device, options))
-                for variant in variants:
-                    yield Row(variant, target, path)
+            for precision, device in product(offered, devices):
+                # what means nothing for a precision makes no second row of it
+                for options in _distinct(options.of(precision) for options in settings):
+                    target = self._target(Target(name, precision, device, options))
+                    for variant in variants:
+                        yield Row(variant, target, path)
 
     def _target(self, target: Target) -> Target:
         """The one object for all targets that are equal."""
@@ -204,6 +207,8 @@ class Expander:
         choices: dict[str, list[Node]] = {}
         if "threads" in entry.value:
             choices["threads"] = _choices(entry.value["threads"], listed=False)
+        if "keep_fp32" in entry.value:
+            choices["keep_fp32"] = [entry.value["keep_fp32"]]
         for key, node in block.value.items():
             info = backend.options.model_fields.get(key)
             choices[key] = _choices(node, listed=info is not None and _is_list(info.annotation))
@@ -251,6 +256,26 @@ class Expander:
                 f"{offers} Take the combination out with `exclude:`, or write two entries.",
             )
 
+    def _check_mixed(self, rows: Sequence[Row]) -> None:
+        """Nodes are kept in fp32 by backends that can."""
+        asked = dict.fromkeys(
+            (row.path, row.target.backend, row.target.precision)
+            for row in rows
+            if row.target.options.keep_fp32
+        )
+        for path, name, precision in asked:
+            backend = self.host.backends[name]
+            if precision in backend.mixed or precision not in backend.precisions:
+                continue
+            able = [each.name for each in self.host.backends.values() if precision in each.mixed]
+            own: Path = (*path, name, "keep_fp32")
+            written = self.root.find(own)[1] == len(own)
+            self.problems.add(
+                self.root.at(own if written else (*path, "keep_fp32")),
+                f"{name} {precision} cannot keep single nodes in fp32",
+                f"In {precision} {_listed(able)} can: write an entry of its own for them.",
+            )
+
     def _check_doubles(self, rows: Sequence[Row]) -> None:
         seen: dict[tuple[str, int], Path] = {}
         told: set[tuple[Path, Path]] = set()
@@ -273,6 +298,15 @@ class Expander:
                 f"variant {row.variant} with {row.target.describe()} stands {both}",
                 "Remove one of them, or take it out with `exclude:`.",
             )
+
+
+def _distinct(options: Iterable[RuntimeOptions]) -> Iterator[RuntimeOptions]:
+    """Each once, in order."""
+    yield from {each.model_dump_json(): each for each in options}.values()
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words) or "no backend"
 
 
 def _choices(node: Node, *, listed: bool) -> list[Node]:

@@ -379,7 +379,7 @@ class _Reader:
             return
         for row in rows:
             target = row.target
-            if target.precision in self.host.backends[target.backend].calibrated:
+            if self.host.backends[target.backend].needs_calibration(target):
                 self.problems.add(
                     self.root.at(row.path),
                     f"{target.backend} {target.precision} needs data.calibration, which is missing",

@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from wherry.calibration import Method
 from wherry.data.spec import PreprocessSpec
+from wherry.keep import Keep
 from wherry.tags import is_tagged, word_of
 
 VERSION = 1
@@ -230,6 +231,11 @@ class TargetForm(BaseModel):
     )
     threads: Given[OneOrMany[Threads]] = Field(
         default=None, description="threads of the runtime, for all backends of the entry"
+    )
+    keep_fp32: Given[list[Keep]] = Field(
+        default=None,
+        description="nodes that stay in fp32, for all backends of the entry: names, patterns, "
+        "or {op: OPERATOR}",
     )
     variants: Given[OneOrMany[str]] = Field(
         default=None, description="the variants to run here; all if left out"

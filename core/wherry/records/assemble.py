@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -214,16 +213,17 @@ def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services
         plan: that was run.
         services: of the run.
     """
-    measured = zip(results, runs, strict=True)
-    from_run = [(r, run) for r, run in measured if r["latency"] and not r["latency"]["emulated"]]
-    timed = [result for result, _ in from_run]
+    measured = zip(results, runs, map(_peer, results, plan.rows), strict=True)
+    from_run = [each for each in measured if each[0]["latency"]]
+    from_run = [each for each in from_run if not each[0]["latency"]["emulated"]]
+    timed = [result for result, _, _ in from_run]
     fp32 = {
-        _peer(result): (result["latency"], run)
-        for result, run in from_run
+        peer: (result["latency"], run)
+        for result, run, peer in from_run
         if result["target"]["precision"] == "fp32"
     }
-    for result, run in from_run:
-        (base, base_run), latency = fp32.get(_peer(result), (None, "")), result["latency"]
+    for result, run, peer in from_run:
+        (base, base_run), latency = fp32.get(peer, (None, "")), result["latency"]
         if base is None or not latency["median_ms"]:
             continue
         speedup = base["median_ms"] / latency["median_ms"]
@@ -255,12 +255,11 @@ def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services
             result["pareto"] = bool(best)
 
 
-def _peer(result: Mapping[str, Any]) -> tuple[str, ...]:
+def _peer(result: Mapping[str, Any], row: Row) -> tuple[str, ...]:
     """What a result shares with its fp32 counterpart: all but the precision, and the clock."""
-    target = result["target"]
-    options = json.dumps(target["options"], sort_keys=True)
-    clock = result["latency"]["timed_by"]
-    return (result["variant"], target["backend"], target["device"], options, clock)
+    options = row.target.options.of("fp32").model_dump_json()
+    clock = result["latency"]["timed_by"] if result["latency"] else ""
+    return (row.variant, row.target.backend, row.target.device, options, clock)
 
 
 def _host() -> dict[str, Any]:

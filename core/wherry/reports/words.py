@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wherry.target import listed
+
 Result = Mapping[str, Any]
 """One of the report's ``results``."""
 
@@ -95,6 +97,8 @@ def option_text(value: object) -> str:
     """An option's value as in a manifest; a dash where a backend has no such option."""
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return listed(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

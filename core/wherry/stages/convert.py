@@ -20,6 +20,7 @@ from wherry.errors import (
     ToolError,
     UnsupportedError,
 )
+from wherry.keep import kept_nodes
 from wherry.parity import OutputParity, Parity, check, compare
 from wherry.plan import CALIBRATION, EVALUATION
 from wherry.reference import Reference, random_inputs
@@ -65,6 +66,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     target, model = step.target, inputs[step.needs[0]]
     backend = services.host.backends[target.backend]
     refuse_unsupported(backend.preflight(model, target), target)
+    kept_nodes(model, target.options.keep_fp32)  # raises for a name that is wrong, in any variant
     calibration = next((v for v in inputs.values() if isinstance(v, Calibration)), None)
     key = _convert_key(model, target, backend, calibration, services)
 

@@ -47,7 +47,7 @@ class Workshop(Lending):
     def convert(self, model: Model, target: Target, samples: Sequence[Inputs]) -> Artifact:
         """Calibrate on the samples where the backend asks for it, then convert."""
         calibration: Calibration | None = None
-        if target.precision in self._host.backends[target.backend].calibrated:
+        if self._host.backends[target.backend].needs_calibration(target):
             context = self._context()
             calibration = self._host.calibrate(model, _Samples(samples), target, context)
         return self._host.convert(model, target, calibration, self._context())

@@ -2,6 +2,7 @@
 
 A binding is what ``wherry.artifact.Binding`` says, as JSON values. An input is transposed by its
 permutation and then loses its first axis where the runtime has no batch; outputs the other way.
+Where the runtime takes whole numbers that stand for real ones, they are worked out here.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Input:
         self._shape = tuple(binding["shape"])
         self._permutation = binding.get("permutation")
         self._drop_batch = bool(binding.get("drop_batch"))
+        self._scale = binding.get("scale")
+        self._zero_point = binding.get("zero_point", 0)
         self._spec = spec
         self._preprocess = preprocess
 
@@ -43,13 +46,15 @@ class Input:
 
     def zeros(self) -> np.ndarray:
         """Zeros for the runtime."""
-        return self._to_runtime(np.zeros(self._shape, self._dtype))
+        return self._to_runtime(np.zeros(self._shape, self._dtype if self._scale is None else "f4"))
 
     def _to_runtime(self, array: np.ndarray) -> np.ndarray:
         if self._permutation is not None:
             array = array.transpose(self._permutation)
         if self._drop_batch:
             array = array[0, ...]
+        if self._scale is not None:
+            array = quantise(array, self._dtype, self._scale, self._zero_point)
         if array.dtype != self._dtype:
             array = cast(array, self._dtype, self.onnx)
         return np.asarray(array, order="C")
@@ -68,6 +73,8 @@ class Output:
         self._shape = tuple(binding["shape"])
         self._permutation = binding.get("permutation") or range(len(self._shape))
         self._drop_batch = bool(binding.get("drop_batch"))
+        self._scale = binding.get("scale")
+        self._zero_point = binding.get("zero_point", 0)
         self._gathered = np.empty(0)
         self._slots = np.empty(0)
 
@@ -77,6 +84,8 @@ class Output:
         Raises:
             ValueError: its size is not that of the ONNX tensor.
         """
+        if self._scale is not None:
+            value = dequantise(value, self._scale, self._zero_point)
         if index == 0:
             self._gathered = np.empty((count, *self._shape), value.dtype)
             slots = self._gathered.transpose(0, *(axis + 1 for axis in self._permutation))
@@ -104,6 +113,20 @@ def returned(outputs: Mapping[str, Any], name: str) -> np.ndarray:
     if value is None:
         raise ValueError(f"get_outputs() gave no {name!r}, only {sorted(outputs)}")
     raise ValueError(f"get_outputs() gave {name!r} as {type(value).__name__}, not as an array")
+
+
+def quantise(array: np.ndarray, dtype: np.dtype, scale: float, zero_point: int) -> np.ndarray:
+    """Real values as whole numbers of ``dtype``: rounded to the nearest even, held in its range."""
+    limits = np.iinfo(dtype)
+    whole = np.rint(array.astype(np.float32) / np.float32(scale)) + zero_point
+    quantised: np.ndarray = np.clip(whole, limits.min, limits.max).astype(dtype)
+    return quantised
+
+
+def dequantise(array: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """What whole numbers stand for, in float32."""
+    real: np.ndarray = (array.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return real
 
 
 def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:

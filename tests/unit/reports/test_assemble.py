@@ -182,7 +182,7 @@ def test_a_whole_run_is_what_the_schema_says(run, undeclared):
 
     first, second, lost, skipped = values["results"]
     assert first["name"] == "original, ncnn fp32 on pi4"
-    assert first["target"]["options"] == {"threads": 1}
+    assert first["target"]["options"] == {"threads": 1, "keep_fp32": []}
     assert first["metrics"] == {"top1": 0.98}
     assert first["parity"] == {"sqnr_db": 70.0, "cosine": 0.999}
     assert (first["size_bytes"], first["peak_memory_bytes"]) == (100, 5_000_000)
