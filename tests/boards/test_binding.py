@@ -57,6 +57,30 @@ def test_nchw_pictures_for_a_runtime_of_nhwc_without_batch():
     assert np.array_equal(given_.prepare(picture), expected)
 
 
+@pytest.mark.parametrize(("dtype", "zero_point"), [("int8", -3), ("uint8", 121), ("int16", 0)])
+def test_whole_numbers_for_real_ones(dtype, zero_point):
+    described = binding((1, 6), dtype) | {"scale": 0.5, "zero_point": zero_point}
+    real = np.float32([[0, 0.25, 0.75, -1.5, 1e9, -1e9]])
+    given_, back = Input(described, {}, preprocess.apply), Output(described)
+    whole = given_.prepare(real)
+    limits = np.iinfo(dtype)
+    assert whole.dtype == dtype
+    # halves go to the even number, and what is beyond the type's range is its end
+    ends = [limits.max, limits.min]
+    assert whole.tolist() == [[zero_point, zero_point, zero_point + 2, zero_point - 3, *ends]]
+    assert (given_.zeros() == zero_point).all()
+    back.gather(0, 1, whole)
+    assert back.gathered().dtype == np.float32
+    expected = (whole.astype(np.float32) - zero_point) * np.float32(0.5)
+    assert np.array_equal(back.gathered()[0], expected)
+
+
+def test_pictures_for_a_runtime_of_whole_numbers_are_preprocessed_first():
+    described = binding((1, 2), "int8") | {"scale": 0.1, "zero_point": 5}
+    given_ = Input(described, {"scale": 0.01, "mean": [1.0]}, preprocess.apply)
+    assert given_.prepare(np.uint8([100, 150])).tolist() == [[5, 10]]
+
+
 def test_outputs_keep_their_buffers_to_themselves():
     output = Output(binding((1, 2)))
     buffer = np.zeros((1, 2), np.float16)

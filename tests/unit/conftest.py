@@ -59,6 +59,7 @@ class Plugin:
             name="ncnn",
             precisions=("fp32", "fp16", "int8"),
             calibrated=frozenset({"int8"}),
+            mixed=frozenset({"int8"}),
             options=NcnnOptions,
             **common,
         )

@@ -11,6 +11,7 @@ import pytest
 
 from wherry.calibration import CalibrationSettings
 from wherry.errors import ManifestError, UsageError
+from wherry.keep import Operator
 from wherry.manifest import Drop
 
 BASE = "wherry: 1\nmodel: {path: net.onnx}\n"
@@ -443,3 +444,42 @@ def test_a_thousand_targets_load_quickly(load_text):
     manifest = load_text(text)
     assert time.process_time() - begin < 1.0
     assert len(manifest.rows) == 1000
+
+
+# Mixed precision
+
+
+MIXED = BASE + DATA + "targets: [{backend: ncnn, precision: [fp32, int8], keep_fp32: %s%s}]\n"
+
+
+def kept(manifest):
+    return [(target.precision, list(target.options.keep_fp32)) for _, target in manifest.rows]
+
+
+def test_nodes_that_stay_in_fp32_are_of_the_precisions_that_need_it(load_text):
+    manifest = load_text(MIXED % ("[conv1, '/block/*', {op: Softmax}]", ""))
+    assert kept(manifest) == [("fp32", []), ("int8", ["conv1", "/block/*", Operator(op="Softmax")])]
+    (_, plain), (_, mixed) = manifest.rows
+    assert plain.id == "ncnn-fp32-local"
+    assert mixed.id.startswith("ncnn-int8-local-")
+    assert "keep_fp32=[conv1, and 2 more]" in mixed.describe()
+
+
+def test_a_backend_has_the_last_word_and_lists_of_lists_multiply(load_text):
+    manifest = load_text(MIXED % ("[conv1]", ", ncnn: {keep_fp32: [[], [conv2], [conv2, conv3]]}"))
+    assert kept(manifest) == [
+        ("fp32", []),
+        ("int8", []),
+        ("int8", ["conv2"]),
+        ("int8", ["conv2", "conv3"]),
+    ]
+
+
+def test_who_cannot_mix_precisions_is_named(load_text):
+    text = refusal(load_text, MIXED.replace("fp32, int8", "fp16") % ("[conv1]", ""))
+    assert "m.yaml:4:" in text
+    assert "ncnn fp16 cannot keep single nodes in fp32" in text
+    text = refusal(load_text, MIXED % ("{op: Softmax}", ""))
+    assert "keep_fp32" in text
+    for wrong in ("[{op: Softmax, of: 3}]", "[{}]", "['']", "[3]"):
+        assert "keep_fp32" in refusal(load_text, MIXED % (wrong, "")), wrong
