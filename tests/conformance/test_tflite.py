@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import queue
 import subprocess
 import sys
 from functools import partial
@@ -13,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import load
 
-from wherry.errors import ToolError, UnsupportedError
 from wherry.testing import BackendSuite
 from wherry_tflite import operators as known
 from wherry_tflite.plugin import CONVERTER, RUNTIMES
 
-WARM = Path(__file__).with_name("warm.py")
 REFUSED = {"unused_and_shared": "nothing computes the output 'first'"}
 
 
@@ -45,53 +42,12 @@ def test_network(trials, network_name):
         assert set(trial.artifact.files) == {"model.tflite"}
 
 
-class Warm:
-    """Tools that go on running: to start one takes longer than to convert a small network."""
-
-    def __init__(self) -> None:
-        self._idle: queue.LifoQueue[subprocess.Popen[str]] = queue.LifoQueue()
-        self._all: list[subprocess.Popen[str]] = []
-
-    def run_tool(self, python, script, request, *, scratch, **_):
-        """As `wherry.engine.worker.run_tool`."""
-        try:
-            tool = self._idle.get_nowait()
-        except queue.Empty:
-            tool = subprocess.Popen(
-                [python, WARM],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            )  # fmt: skip
-            self._all.append(tool)
-        asked, answered = scratch / "request.json", scratch / "response.json"
-        asked.write_text(json.dumps(request))
-        tool.stdin.write(
-            json.dumps({"script": str(script), "request": str(asked), "response": str(answered)})
-            + "\n"
-        )
-        tool.stdin.flush()
-        line = tool.stdout.readline()
-        if not line:
-            raise ToolError(f"{script.name} crashed")
-        self._idle.put(tool)
-        if said := json.loads(line):
-            raise ToolError(said)
-        response = json.loads(answered.read_text())
-        if error := response.get("error"):
-            kind = UnsupportedError if error.get("unsupported") else ToolError
-            raise kind(error["message"], where=error.get("where"), remedy=error.get("remedy"))
-        return response
-
-    def close(self) -> None:
-        for tool in self._all:
-            tool.communicate()  # its input ends, and so does it
-
-
 @pytest.fixture(scope="module")
 def try_many(try_all):
     """`try_all` for hundreds of models."""
 
     def run(cases):
-        warm = Warm()
+        warm = load(Path(__file__).with_name("trials.py")).Warm()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("wherry.testing.workshop.run_tool", warm.run_tool)
             trials = try_all("tflite", cases)
