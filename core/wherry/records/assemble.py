@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry import __version__
+from wherry.calibration import Calibration
 from wherry.errors import UnsupportedError, WherryError
 from wherry.plan import EVALUATION
 from wherry.reports import SCHEMA_VERSION, RunRecord
@@ -113,6 +114,7 @@ def _result(
         "latency": None,
         "metrics": {},
         "evaluated": 0,
+        "calibration": None,
         "parity": None,
         "size_bytes": None,
         "peak_memory_bytes": None,
@@ -134,6 +136,9 @@ def _result(
         error = error or outcome.error
         if outcome.result is not None:
             warnings.extend(outcome.result.warnings)
+            if isinstance(outcome.result.value, Calibration):
+                found = outcome.result.value
+                result["calibration"] = {"method": found.method, "samples": found.samples}
     converted_outcome = outcomes[row.convert].result
     if converted_outcome is not None:
         converted: Converted = converted_outcome.value

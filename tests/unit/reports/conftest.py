@@ -151,6 +151,7 @@ def result_of(
         "latency": latency_of(ms, **(latency or {})) if measured else None,
         "metrics": {"top1": top1, "agreement": 0.999} if measured else {},
         "evaluated": 4800 if measured else 0,
+        "calibration": {"method": "minmax", "samples": 200} if measured else None,
         "parity": {"sqnr_db": 120.0, "cosine": 1.0} if measured else None,
         "size_bytes": 388_190 if measured else None,
         "peak_memory_bytes": 13_529_088 if measured else None,

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from wherry.artifact import Artifact, Binding
+from wherry.calibration import Calibration
 from wherry.device import BoardInfo
 from wherry.engine.local import StepOutcome
 from wherry.errors import ModelError, ToolError, UnsupportedError
 from wherry.installed import PluginInfo
+from wherry.keep import Operator
 from wherry.manifest.sections import DataSection, MetricSection
 from wherry.measurement import Measurement, MeasureSettings, Sensors
 from wherry.metrics import MetricKind
@@ -92,7 +94,8 @@ class Run:
         )  # fmt: skip
 
     def row(self, variant="original", backend="ncnn", precision="fp32", device="pi4", *,
-            measured=None, options=None, size=100, converted=True, **profiled) -> Row:  # fmt: skip
+            measured=None, options=None, size=100, converted=True, calibration=None,
+            **profiled) -> Row:  # fmt: skip
         """A line whose conversion worked unless ``converted`` is an error."""
         index = len(self.rows)
         step = f"convert:{index}"
@@ -104,7 +107,10 @@ class Run:
         else:
             self.end(step, error=converted, needs=("model",))
         target = Target(backend, precision, device, options or RuntimeOptions())
-        row = Row(index, variant, target, ("model", step, f"profile:{device}"))
+        before = ["model"]
+        if calibration is not None:
+            before.append(self.end(f"calibrate:{index}", calibration, needs=("model",)))
+        row = Row(index, variant, target, (*before, step, f"profile:{device}"))
         self.rows.append(row)
         return row
 
@@ -325,3 +331,18 @@ def test_what_no_step_explains_is_called_a_bug(run):
     (result,) = run.results()
     assert result["status"] == "failed"
     assert "this is a bug of wherry" in result["error"]
+
+
+def test_an_int8_says_how_it_was_calibrated_and_is_compared_with_the_plain_fp32(run):
+    """Nodes that stay in fp32 do not make it another kind of target."""
+    run.row(measured=measurement())
+    mixed = RuntimeOptions(keep_fp32=("conv1", Operator(op="Softmax")))
+    slow = measurement(infer_ns=np.arange(30, dtype=np.uint64) + 4_000_000)
+    calibration = Calibration("entropy", 200, {"x": (0.0, 1.0)})
+    run.row(precision="int8", options=mixed, measured=slow, calibration=calibration)
+    fp32, int8 = run.results()
+    assert fp32["calibration"] is None
+    assert int8["calibration"] == {"method": "entropy", "samples": 200}
+    assert int8["target"]["options"]["keep_fp32"] == ["conv1", {"op": "Softmax"}]
+    assert int8["speedup_vs_fp32"] < 1
+    assert any("int8 is slower than fp32 here" in text for text in int8["warnings"])
