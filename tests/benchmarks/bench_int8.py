@@ -43,6 +43,11 @@ targets:
 """
 
 
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -52,7 +57,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     arguments = parser.parse_args()
     heads = "network | backend | precision | size, MB | median, ms | agreement | SQNR, dB"
-    print(f"| {heads} |\n|{'---|' * 7}")
+    say(f"| {heads} |\n|{'---|' * 7}")
     worst = 1.0
     for name in arguments.model:
         path = arguments.folder / f"{name}.yaml"
@@ -77,7 +82,7 @@ def main() -> None:
                 f"{metrics['agreement']:.3f}",
                 f"{metrics['sqnr_db']:.1f}",
             )
-            print(f"| {' | '.join(row)} |", flush=True)
+            say(f"| {' | '.join(row)} |")
             if target["precision"] == "int8":
                 worst = min(worst, metrics["agreement"])
     sys.exit(0 if worst >= LEAST_AGREEMENT else f"an int8 agrees in {worst:.3f} of the pictures")

@@ -141,7 +141,7 @@ def main(stamps: str, folder: str) -> None:
     chosen = np.arange(len(found)) % 4 == 0
     np.savez(output / "calibration.npz", input=found[chosen])
     np.savez(output / "evaluation.npz", input=found[~chosen])
-    print(f"{len(found)} pictures, of which {chosen.sum()} are for calibration")
+    sys.stdout.write(f"{len(found)} pictures, of which {chosen.sum()} are for calibration\n")
 
 
 if __name__ == "__main__":
