@@ -40,6 +40,9 @@ class Plugin:
         yield Backend(name="plain", precisions=("fp32", "fp16", "int8"), **common)
         yield Backend(name="picky", precisions=("fp32",), preflight=refuses_softmax, **common)
         yield Backend(
+            name="whole", precisions=("fp32", "int8"), calibrated=frozenset({"int8"}), **common
+        )
+        yield Backend(
             name="odd", precisions=("int8",), options=type("Odd", (RuntimeOptions,), {}), **common
         )
 
@@ -98,9 +101,12 @@ def test_what_it_writes_is_read(host):
     assert [(t.backend, t.precision) for t in manifest.targets] == [
         ("plain", "fp32"),
         ("plain", "fp16"),
+        ("plain", "int8"),
         ("picky", "fp32"),
+        ("whole", "fp32"),
         ("odd", "int8"),
     ]
+    assert "With samples to calibrate on there is int8 too" in Path("wherry.yaml").read_text()
     assert (manifest.data, manifest.metrics, manifest.model.shapes) == ({}, (), {})
 
 
@@ -183,7 +189,7 @@ def test_a_backend_that_does_not_take_the_model_is_left_out_and_said_so(host):
     save(operator="Softmax")
     text = init("net.onnx", host=host).read_text()
     assert "# picky is left out: 1 x Softmax (n0)" in text
-    assert {target.backend for target in load(host).targets} == {"plain", "odd"}
+    assert {target.backend for target in load(host).targets} == {"plain", "whole", "odd"}
 
 
 def test_no_backend_takes_the_model():
@@ -219,6 +225,8 @@ def test_labelled_data_brings_metrics(host):
         "calibration": "b.npz",
     }
     assert manifest.model.preprocess == {}
+    assert ("whole", "int8") in [(target.backend, target.precision) for target in manifest.targets]
+    assert "With samples to calibrate on" not in Path("wherry.yaml").read_text()
 
 
 def test_pictures_get_a_preprocessing(host):

@@ -31,8 +31,8 @@ SPECS: tuple[dict[str, Any], ...] = (
 )
 """Tried in this order as the preprocessing of data."""
 
-PRECISIONS = ("fp32", "fp16")
-"""Those that need no data; a backend's part of them is written."""
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Those that are written, where a backend has them and there is the data that they need."""
 
 ROLES = ("evaluation", "calibration")
 
@@ -244,17 +244,24 @@ class _Draft:
     def _targets(self) -> Iterator[str]:
         groups: dict[tuple[str, ...], list[str]] = {}
         without: list[str] = []
+        waiting: set[str] = set()
         for name, backend in self.host.backends.items():
             offered = tuple(word for word in PRECISIONS if word in backend.precisions)
             precisions = offered or backend.precisions[:1]
+            if "calibration" not in self.data:
+                waiting |= {word for word in precisions if word in backend.calibrated}
+                precisions = tuple(word for word in precisions if word not in backend.calibrated)
+            if not precisions:
+                continue
             unsupported = self._unsupported(name, precisions[0])
             if unsupported:
                 without.append(f"# {name} is left out: {unsupported}")
             else:
                 groups.setdefault(precisions, []).append(name)
         if not groups:
+            why = without or [f"{', '.join(sorted(waiting))} needs calibration data"]
             raise UnsupportedError(
-                "no backend that is installed runs this model:\n" + "\n".join(without),
+                "no backend that is installed runs this model:\n" + "\n".join(why),
                 where=str(self.model.path),
             )
         yield "# Lists multiply. Other keys of an entry: device, variants, and options of a backend"
@@ -264,6 +271,9 @@ class _Draft:
             yield f"  - backend: [{', '.join(backends)}]"
             yield f"    precision: [{', '.join(precisions)}]"
             yield "    threads: 1"
+        if waiting:
+            yield f"# With samples to calibrate on there is {', '.join(sorted(waiting))} too:"
+            yield "# `calibration:` below `data:`, a few hundred that are not evaluated."
         yield from without
 
     def _unsupported(self, name: str, precision: str) -> str:
