@@ -73,8 +73,11 @@ class Reference:
         return run_session(self._session, inputs, where=where)
 
 
-def open_session(source: str | bytes, *, threads: int, where: str) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the processor; raises `ModelError`."""
+def open_session(source: str | bytes, *, threads: int, where: str, as_written: bool = False) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the processor; raises `ModelError`.
+
+    With ``as_written`` it computes the model node by node, without rewrites of its own.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -82,6 +85,8 @@ def open_session(source: str | bytes, *, threads: int, where: str) -> Any:
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what matters is raised
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except _runtime_errors() as error:

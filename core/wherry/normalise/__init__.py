@@ -1,0 +1,158 @@
+"""A model in the form that all converters read alike: one shape for what ONNX says in many.
+
+`normalise` folds constants and batch norms, takes out what does nothing, writes padding and axes
+in numbers and recognises HardSwish. It keeps inputs, outputs, and the names of the tensors and
+nodes that are left, and says of each node of the result which nodes of the given model it does.
+
+What it does stands in `PASSES`, in that order, several times where one makes room for another. The
+result is proved: both models run on the same random inputs in ONNX Runtime, without ONNX Runtime's
+own rewrites. Where they differ, the passes are tried one by one, and those that change an output
+are left out, and said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wherry.errors import ModelError
+from wherry.model import Model
+from wherry.normalise import fold, forms, fuse, windows
+from wherry.normalise.graph import STANDARD, Graph
+from wherry.normalise.prove import Proof
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OPTIONAL", "PASSES", "Normalised", "normalise"]
+
+Rewrite = Callable[[Graph, "onnx.NodeProto"], bool]
+
+REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+SHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile")
+ONE_OF_MANY = ("Concat", "Max", "Min", "Mean", "Sum")
+
+PASSES: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
+    "nothing": [
+        (
+            forms.nothing,
+            ("Identity", "Cast", "Dropout", "Transpose", "Pad", *SHAPES, *ONE_OF_MANY),
+        )
+    ],
+    "padding": [
+        (windows.padding, ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")),
+        (forms.pad, ("Pad",)),
+    ],
+    "ceil_mode": [(windows.rounding, ("MaxPool", "AveragePool", "LpPool"))],
+    "axes": [(forms.reduction, tuple(f"Reduce{kind}" for kind in REDUCTIONS))],
+    "clip": [(forms.clip, ("Clip",)), (forms.relu, ("Max",))],
+    "softmax": [(forms.softmax, ("Softmax", "LogSoftmax", "Hardmax"))],
+    "batch norm": [(fuse.batch_norm, ("BatchNormalization",))],
+    "hard swish": [(fuse.hard_swish, ("Mul", "Div")), (fuse.hard_sigmoid, ("Mul", "Div"))],
+}
+"""Name to rewrites, each with the operators whose nodes it is shown. Constants come first."""
+
+OPTIONAL: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
+    "zeros before pool": [(windows.zeros_before_pool, ("MaxPool",))],
+}
+"""Passes that only some backends want, by the same names as in ``normalise(also=...)``."""
+
+CONSTANTS = "constants"
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A model, and the same in the normal form.
+
+    Attributes:
+        model: the normal form; inputs and outputs are those of the given one.
+        nodes: name of each of its nodes to the nodes of the given model that it does, in their
+            order. Nodes of the given model that stand nowhere are computed in advance, or did
+            nothing.
+        warnings: passes that were left out because they would have changed an output, sentences.
+    """
+
+    model: Model
+    nodes: Mapping[str, tuple[str, ...]]
+    warnings: tuple[str, ...] = field(default=())
+
+    def originals(self, names: Collection[str]) -> tuple[str, ...]:
+        """The nodes of the given model that some of the normal form's do, in their order."""
+        found = dict.fromkeys(each for name in names for each in self.nodes.get(name, ()))
+        return tuple(found)
+
+
+def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Normalised:
+    """Write the normal form of a model as ``directory/model.onnx``.
+
+    Args:
+        model: with static shapes and a name for every node (`Model.with_static_shapes`).
+        directory: an existing folder.
+        also: passes of `OPTIONAL`.
+
+    Returns:
+        The same bytes and words whenever it is called.
+    """
+    passes = [CONSTANTS, *PASSES, *(name for name in OPTIONAL if name in also)]
+    given, graph = model.proto(), _rewritten(model, passes)
+    warnings: list[str] = []
+    if graph.proto.graph == given.graph:
+        return _written(graph, directory, warnings)
+    try:
+        proof = Proof(given, model.inputs)
+    except ModelError as error:
+        # Nothing can be proved of what does not run: it stays as it is.
+        warnings.append(f"the model was not normalised: {error.message}")
+        graph = _rewritten(model, [])
+    else:
+        if _problem(proof, graph):
+            kept: list[str] = []
+            for name in passes:
+                if problem := _problem(proof, _rewritten(model, [*kept, name])):
+                    warnings.append(
+                        f"the rewrite {name!r} was left out, because it would change the model: "
+                        f"{problem}"
+                    )
+                else:
+                    kept.append(name)
+            graph = _rewritten(model, kept)
+    return _written(graph, directory, warnings)
+
+
+def _written(graph: Graph, directory: Path, warnings: Sequence[str]) -> Normalised:
+    path, part = directory / "model.onnx", directory / "model.onnx.part"
+    part.write_bytes(graph.proto.SerializeToString(deterministic=True))
+    os.replace(part, path)  # noqa: PTH105 -- Path.replace would return the path, unused
+    return Normalised(Model.load(path), dict(graph.sources), tuple(warnings))
+
+
+def _problem(proof: Proof, graph: Graph) -> str:
+    try:
+        return proof.difference(graph.proto)
+    except ModelError as error:
+        return error.message
+
+
+def _rewritten(model: Model, passes: Sequence[str]) -> Graph:
+    """A fresh copy of the model after the passes."""
+    graph = Graph(model.proto())
+    while _sweep(graph, passes):
+        graph.drop_unused()
+        graph.infer()
+    return graph
+
+
+def _sweep(graph: Graph, passes: Sequence[str]) -> bool:
+    """Every pass once; whether one of them changed something."""
+    changed = CONSTANTS in passes and fold.fold(graph)
+    for name in passes:
+        for rewrite, operators in {**PASSES, **OPTIONAL}.get(name, ()):
+            for node_name in [node.name for node in graph.proto.graph.node]:
+                node = graph.nodes.get(node_name)
+                if node is None or node.op_type not in operators or node.domain not in STANDARD:
+                    continue
+                changed = rewrite(graph, node) or changed
+    return changed
