@@ -8,6 +8,7 @@ scale and zero point span.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +32,14 @@ _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # the last has them for 
 _BITS = frozenset({np.dtype(name) for name in ("int8", "uint8", "int16", "uint16")})
 # They move whole numbers without looking at them, so that they stand for the same as before.
 _PASSING = frozenset(
-    [
-        "Flatten",
-        "Gather",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Slice",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    ]
+    {"Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose"}
+    | {"Unsqueeze"}
 )
+# Never below zero, and never below zero where nothing that they take is.
+_ABOVE_ZERO = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Sqrt"})
+_KEEPING_SIGN = _PASSING | {
+    "Add", "AveragePool", "Concat", "GlobalAveragePool", "GlobalMaxPool", "Mul", "ReduceMean",
+}  # fmt: skip
 _REMEDY = (
     "Give the network in float32 and let wherry quantise it, or take the backend onnxruntime, "
     "which runs it as it is."
@@ -92,6 +89,10 @@ def read_qdq(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Calibration]:
     model's, an Identity with the node's name stands in its place. Weights are exactly what their
     whole numbers stand for, and have the name of the DequantizeLinear's output.
 
+    Quantisers drop a Relu or Clip whose work the saturation of a QuantizeLinear does. Where a
+    tensor is quantised to nothing below zero and may be negative, the float model has it again,
+    with the name of the QuantizeLinear: a Clip where the range ends at 6, else a Relu.
+
     Args:
         proto: with Q/DQ, in topological order; it is not changed.
 
@@ -131,6 +132,9 @@ class _Reader:
         self._whole: dict[str, _Whole] = {}
         self._renamed: dict[str, str] = {}
         self._made: list[onnx.TensorProto] = []
+        self._kept: list[onnx.NodeProto] = []
+        self._positive: set[str] = set()
+        self._inputs = {value.name for value in self.proto.graph.input}
         self._constants = {
             tensor.name: numpy_helper.to_array(tensor) for tensor in self.proto.graph.initializer
         }
@@ -141,7 +145,7 @@ class _Reader:
     def read(self) -> tuple[onnx.ModelProto, Calibration]:
         graph = self.proto.graph
         outputs = {value.name for value in graph.output}
-        kept: list[onnx.NodeProto] = []
+        kept = self._kept
         for node in graph.node:
             if node.op_type == "QuantizeLinear" and node.domain in _DOMAINS:
                 self._quantise(node)
@@ -178,8 +182,31 @@ class _Reader:
                 zero_point.dtype
             )
             return
-        self._whole[node.output[0]] = _Whole(real, scale, zero_point)
         self._note(real, scale, zero_point)
+        low, high = self.ranges[real]
+        if low == 0 and not self._is_positive(real) and real not in self._inputs:
+            self._kept.append(self._clipped(node, real, high))
+            real = node.output[0]
+            self._positive.add(real)
+            self._note(real, scale, zero_point)
+        self._whole[node.output[0]] = _Whole(real, scale, zero_point)
+
+    def _clipped(self, node: onnx.NodeProto, real: str, high: float) -> onnx.NodeProto:
+        """The activation that a QuantizeLinear's saturation stands for."""
+        import onnx
+        from onnx import numpy_helper
+
+        out = node.output[0]
+        if not math.isclose(high, 6.0, rel_tol=1e-5):
+            return onnx.helper.make_node("Relu", [real], [out], name=node.name)
+        bounds = [f"{out}_least", f"{out}_greatest"]
+        for name, value in zip(bounds, (0.0, 6.0), strict=True):
+            self._made.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+        return onnx.helper.make_node("Clip", [real, *bounds], [out], name=node.name)
+
+    def _is_positive(self, name: str) -> bool:
+        constant = self._constants.get(name)
+        return name in self._positive if constant is None else bool((constant >= 0).all())
 
     def _dequantise(self, node: onnx.NodeProto) -> None:
         from onnx import numpy_helper
@@ -221,6 +248,16 @@ class _Reader:
             self._whole[out] = _Whole(out, whole.scale, whole.zero_point)
             self._note(out, whole.scale, whole.zero_point)
         _rename_inputs(node, self._renamed)
+        if node.op_type == "Clip":
+            least = self._constants.get(node.input[1]) if len(node.input) > 1 else None
+            positive = least is not None and bool(least >= 0)
+        elif node.op_type in _KEEPING_SIGN:
+            numbers = node.input[:1] if node.op_type in _PASSING else node.input
+            positive = all(map(self._is_positive, numbers))
+        else:
+            positive = node.op_type in _ABOVE_ZERO
+        if positive:
+            self._positive.update(node.output)
 
     def _identity(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """What stands for a DequantizeLinear whose output is the model's."""
