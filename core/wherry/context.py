@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from wherry.calibration import CalibrationSettings
     from wherry.measurement import MeasureSettings
     from wherry.metrics import Metric
+    from wherry.model import Model
+    from wherry.normalise import Normalised
     from wherry.target import Backend
 
 
@@ -53,6 +55,15 @@ class StepContext(Protocol):
             script: the file to run.
             request: JSON values; paths as strings.
             requirements: the environment, made on first use; None: the host's own interpreter.
+        """
+        ...
+
+    def normalised(self, model: Model, also: Collection[str] = ()) -> Normalised:
+        """The model in the form that all converters read alike; made once for all backends.
+
+        Args:
+            model: that the hook was given.
+            also: passes of `wherry.normalise.OPTIONAL`.
         """
         ...
 

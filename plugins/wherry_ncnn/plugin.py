@@ -113,7 +113,8 @@ def wherry_convert(
         raise UnsupportedError(
             f"ncnn cannot take {found.op_type}", where=f"node {found.node}", remedy=found.remedy
         )
-    onnx.save(prepare(model.proto()), context.scratch / "prepared.onnx")
+    normal = context.normalised(model)
+    onnx.save(prepare(normal.model.proto()), context.scratch / "prepared.onnx")
     response = context.run_tool(
         HERE / "convert.py",
         {

@@ -25,7 +25,6 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     _cast_inputs_outside(model.graph)
     weights = _weights(model.graph)
     _double_single_axes(model.graph, weights)
-    _spell_pads(model.graph, weights)
     model.ir_version = min(model.ir_version, NEWEST_IR)
     return model
 
@@ -84,35 +83,6 @@ def _double_single_axes(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray
         axes = weights.get(node.input[1])
         if axes is not None and axes.size == 1:
             node.input[1] = _add(graph, node, [int(axes.flat[0])] * 2)
-
-
-def _spell_pads(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> None:
-    """Write out what a Pad leaves to its defaults, as PyTorch's exporter does.
-
-    pnnx knows a Pad that names its mode and pads every axis (from opset 18 some can be chosen).
-    """
-    import onnx
-
-    ranks = {
-        value.name: len(value.type.tensor_type.shape.dim)
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    for node in graph.node:
-        if node.op_type != "Pad":
-            continue
-        if not any(attribute.name == "mode" for attribute in node.attribute):
-            node.attribute.append(onnx.helper.make_attribute("mode", "constant"))
-        if len(node.input) < 4:
-            continue
-        pads, axes = weights.get(node.input[1]), weights.get(node.input[3])
-        rank = ranks.get(node.output[0])
-        if axes is not None and pads is not None and rank is not None:
-            spelt = [0] * (2 * rank)
-            for index, axis in enumerate(axes):
-                spelt[axis % rank] = int(pads[index])
-                spelt[axis % rank + rank] = int(pads[index + len(axes)])
-            node.input[1] = _add(graph, node, spelt)
-            del node.input[3]
 
 
 def _add(graph: onnx.GraphProto, node: onnx.NodeProto, values: list[int]) -> str:

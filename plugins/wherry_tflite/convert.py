@@ -84,7 +84,7 @@ def versions() -> dict[str, str]:
     """Of the tools that made the file."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("onnx2tf", "onnxslim", "onnx", "ai-edge-litert")}
+    return {name: version(name) for name in ("onnx2tf", "onnx", "ai-edge-litert")}
 
 
 def check_operators(proto: onnx.ModelProto) -> None:

@@ -36,17 +36,13 @@ class TfliteOptions(RuntimeOptions):
 # resolves to, where it has the package too, so that the files are shared.
 CONVERTER = Requirements(
     packages=(
-        "colorama==0.4.6",
         "flatbuffers==25.12.19",
         "ml-dtypes==0.6.0",
-        "mpmath==1.3.0",
         "numpy==2.4.6",
         "onnx==1.23.2",
-        "onnxslim==0.1.98",
         "packaging==26.3",
         "protobuf==7.36.2",
         "psutil==7.2.2",
-        "sympy==1.14.0",
         "typing-extensions==4.16.0",
     ),
     no_deps=("ai-edge-litert==2.3.0", "onnx2tf==2.6.9"),
@@ -95,13 +91,13 @@ def wherry_backends() -> Iterable[Backend]:
 def wherry_convert(
     model: Model, target: Target, calibration: Calibration | None, context: StepContext
 ) -> Artifact:
-    """Simplify and repair the model, then write it as .tflite, in environments of their own."""
+    """Normalise and repair the model, then write it as .tflite, in environments of their own."""
     del calibration
     prepared = context.scratch / "prepared.onnx"
-    context.progress("simplifying")
+    normal = context.normalised(model)
     before = context.run_tool(
         HERE / "prepare.py",
-        {"model": str(model.path), "output": str(prepared)},
+        {"model": str(normal.model.path), "output": str(prepared)},
         requirements=CONVERTER,
     )
     context.progress("converting")

@@ -1,8 +1,8 @@
 """ONNX to an ONNX that onnx2tf gets right, alone: ``prepare.py REQUEST.json RESPONSE.json``.
 
-onnxslim folds constants (onnx2tf wants weights and shapes that no node makes). Then nodes that
-onnx2tf 2.6.9 gets wrong, or does not take, are written in words that it knows. What stands here was
-found by running every form of every operator; the conformance tests run them again.
+The model is in wherry's normal form already. Nodes that onnx2tf 2.6.9 gets wrong, or does not take,
+are written in words that it knows. What stands here was found by running every form of every
+operator; the conformance tests run them again.
 
 The request: ``model`` (static shapes) and ``output``, paths. The response: ``repaired``, the names
 of the nodes that were rewritten.
@@ -30,24 +30,10 @@ RANKS = (3, 4, 5)  # of tensors that onnx2tf may turn to channels last
 def main(request_path: str, response_path: str) -> None:
     """Read the request, write the model and the response."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    response: dict[str, Any]
-    try:
-        proto = simplify(onnx.load(request["model"]))
-    except Exception as error:  # noqa: BLE001 -- whatever the library raises is said to the user
-        text = f"onnxslim cannot simplify the model: {type(error).__name__}: {error}"
-        response = {"error": {"message": text}}
-    else:
-        response = {"repaired": repair(proto)}
-        Path(request["output"]).write_bytes(proto.SerializeToString(deterministic=True))
+    proto = onnx.load(request["model"])
+    response = {"repaired": repair(proto)}
+    Path(request["output"]).write_bytes(proto.SerializeToString(deterministic=True))
     Path(response_path).write_text(json.dumps(response), encoding="utf-8")
-
-
-def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants and drop what does nothing; the names of inputs and outputs stay."""
-    import onnxslim
-
-    simple: onnx.ModelProto = onnxslim.slim(proto)
-    return simple
 
 
 def repair(proto: onnx.ModelProto) -> list[str]:
@@ -157,48 +143,11 @@ def elu(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     )
 
 
-def softmax(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
-    """Before opset 13 it runs over all axes from ``axis`` on; Hardmax has the older default."""
+def softmax(graph: Graph, node: onnx.NodeProto) -> Nodes:
+    """The axis is written out: Hardmax has the default of an older opset."""
     x, y = node.input[0], node.output[0]
-    rank = len(graph.shapes[x])
-    axis = attributes(node).get("axis", 1 if graph.opset < 13 else -1) % rank
-    if graph.opset >= 13 or axis == rank - 1:
-        return chain(graph, node, y, (node.op_type, [x], {"axis": axis}))
-    shape = graph.constant(f"{y}/shape", np.asarray(graph.shapes[x], np.int64))
-    return chain(
-        graph,
-        node,
-        y,
-        ("Flatten", [x], {"axis": axis}),
-        (node.op_type, [0], {"axis": 1}),
-        ("Reshape", [1, shape], {}),
-    )
-
-
-def padding(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
-    """SAME_LOWER is refused: write it in numbers."""
-    about = attributes(node)
-    if about.get("auto_pad") != "SAME_LOWER":
-        return None
-    lengths, sizes = (graph.shapes[name][2:] for name in (node.input[0], node.output[0]))
-    kernel = about.get("kernel_shape")
-    if kernel is None:
-        weight = graph.value(node, 1)
-        if weight is None:
-            return None
-        kernel = weight.shape[2:]
-    ones = [1] * len(lengths)
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, about.get("dilations", ones), strict=True)]
-    strides = about.get("strides", ones)
-    totals = [
-        max(0, (size - 1) * stride + span - length)
-        for size, stride, span, length in zip(sizes, strides, spans, lengths, strict=True)
-    ]
-    pads = [total - total // 2 for total in totals] + [total // 2 for total in totals]
-    kept = {key: value for key, value in about.items() if key != "auto_pad"}
-    return chain(
-        graph, node, node.output[0], (node.op_type, list(node.input), {**kept, "pads": pads})
-    )
+    axis = attributes(node).get("axis", 1 if graph.opset < 13 else -1) % len(graph.shapes[x])
+    return chain(graph, node, y, (node.op_type, [x], {"axis": axis}))
 
 
 def broadcast(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
@@ -335,7 +284,6 @@ REPAIRS: dict[str, Callable[[Graph, onnx.NodeProto], Nodes | None]] = {
     "Elu": elu,
     "Resize": nearest,
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), softmax),
-    **dict.fromkeys(("Conv", "MaxPool", "AveragePool"), padding),
     **dict.fromkeys(("RNN", "LSTM"), last_state),
     **dict.fromkeys(("Add", "Sub", "Max", "Min", "Mean", "Sum", "Pow"), broadcast),
     **dict.fromkeys(("Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), broadcast),

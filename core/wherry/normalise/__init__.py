@@ -12,9 +12,10 @@ are left out, and said.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ OPTIONAL: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
 """Passes that only some backends want, by the same names as in ``normalise(also=...)``."""
 
 CONSTANTS = "constants"
+MODEL_FILE, NODES_FILE = "model.onnx", "nodes.json"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,14 @@ class Normalised:
 
     model: Model
     nodes: Mapping[str, tuple[str, ...]]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, directory: Path) -> Normalised:
+        """What `normalise` wrote there."""
+        told = json.loads((directory / NODES_FILE).read_text())
+        nodes = {name: tuple(names) for name, names in told["nodes"].items()}
+        return cls(Model.load(directory / MODEL_FILE), nodes, tuple(told["warnings"]))
 
     def originals(self, names: Collection[str]) -> tuple[str, ...]:
         """The nodes of the given model that some of the normal form's do, in their order."""
@@ -86,7 +95,7 @@ class Normalised:
 
 
 def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Normalised:
-    """Write the normal form of a model as ``directory/model.onnx``.
+    """Write the normal form of a model into ``directory``; `Normalised.load` reads it again.
 
     Args:
         model: with static shapes and a name for every node (`Model.with_static_shapes`).
@@ -123,10 +132,15 @@ def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Norm
 
 
 def _written(graph: Graph, directory: Path, warnings: Sequence[str]) -> Normalised:
-    path, part = directory / "model.onnx", directory / "model.onnx.part"
-    part.write_bytes(graph.proto.SerializeToString(deterministic=True))
-    os.replace(part, path)  # noqa: PTH105 -- Path.replace would return the path, unused
-    return Normalised(Model.load(path), dict(graph.sources), tuple(warnings))
+    told = json.dumps({"nodes": graph.sources, "warnings": warnings})
+    for name, data in (
+        (NODES_FILE, told.encode()),
+        (MODEL_FILE, graph.proto.SerializeToString(deterministic=True)),
+    ):
+        part = directory / f"{name}.part"
+        part.write_bytes(data)
+        os.replace(part, directory / name)  # noqa: PTH105 -- Path.replace returns what nobody needs
+    return Normalised.load(directory)
 
 
 def _problem(proof: Proof, graph: Graph) -> str:

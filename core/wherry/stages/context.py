@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,7 +28,7 @@ from wherry.errors import (
     WherryError,
 )
 from wherry.requirements import Requirements
-from wherry.stages.keys import NOTES
+from wherry.stages.keys import NOTES, normalise_code, own_lock
 from wherry.store import Key, explained, is_full
 
 if TYPE_CHECKING:
@@ -37,10 +37,15 @@ if TYPE_CHECKING:
     from wherry.host import Host
     from wherry.inventory import Inventory
     from wherry.manifest import Manifest
+    from wherry.model import Model
+    from wherry.normalise import Normalised
     from wherry.plan import Plan
     from wherry.store import Entry, Store
 
 _log = logging.getLogger(__name__)
+
+FILES = "files"
+"""In an entry: what a hook or `wherry.normalise` wrote, apart from what a stage says of it."""
 
 SCRATCH = "scratch"
 """In a run's folder: what its steps need only while they run."""
@@ -259,6 +264,23 @@ class HostContext:
             cancelled=self.services.cancelled,
         )
 
+    def normalised(self, model: Model, also: Collection[str] = ()) -> Normalised:
+        """See `wherry.context.StepContext.normalised`."""
+        from wherry.normalise import Normalised, normalise
+
+        self.progress("normalising")
+        key = normalised_key(model, also)
+
+        def build(context: HostContext) -> None:
+            (context.output / FILES).mkdir()
+            normalise(model, context.output / FILES, also)
+
+        entry, _, _ = take_or_build(self.services, f"{self.step}:normalise", key, build)
+        found = Normalised.load(entry.directory / FILES)
+        for text in found.warnings:
+            self.warn(text)
+        return found
+
     def progress(self, text: str) -> None:
         """Show what is being done."""
         self.services.notify(self.step, text)
@@ -266,6 +288,13 @@ class HostContext:
     def warn(self, text: str) -> None:
         """Keep a sentence for the report."""
         self.warnings.append(text)
+
+
+def normalised_key(model: Model, also: Collection[str]) -> Key:
+    """All that decides a normal form."""
+    parts = {"model": model.digest, "also": sorted(also)}
+    code = {"code": normalise_code(), "host": own_lock()}
+    return Key("normalise", {**parts, **code})
 
 
 def take_or_build(

@@ -25,6 +25,7 @@ from wherry.parity import OutputParity, Parity, check, compare
 from wherry.plan import CALIBRATION, EVALUATION
 from wherry.reference import Reference, random_inputs
 from wherry.stages.context import (
+    FILES,
     HostContext,
     Services,
     StageResult,
@@ -32,7 +33,14 @@ from wherry.stages.context import (
     take_or_build,
     take_or_build_locked,
 )
-from wherry.stages.keys import agent_code, files_digest, own_code, own_lock, plugin_code
+from wherry.stages.keys import (
+    agent_code,
+    files_digest,
+    normalise_code,
+    own_code,
+    own_lock,
+    plugin_code,
+)
 from wherry.stages.prepare import model_ready
 from wherry.store import Key
 from wherry.target import Backend, Target, Unsupported, split_options
@@ -44,7 +52,6 @@ if TYPE_CHECKING:
     from wherry.store import Entry
 
 ARTIFACT_FILE = "wherry-artifact.json"
-FILES = "files"
 PARITY_FILE = "parity.json"
 
 
@@ -121,6 +128,7 @@ def _convert_key(
             "options": options,
             "format_version": backend.format_version,
             "code": plugin_code(services, "backends", backend.name, backend.convert_files),
+            "normalise": normalise_code(),
             "tool": None if converter is None else services.environment_lock(converter),
             "host": own_lock(),
             "calibration": None if calibration is None else calibration.digest,

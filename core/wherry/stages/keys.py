@@ -47,6 +47,12 @@ def own_code(*modules: str) -> str:
     return files_digest(tuple(OWN / f"{module}.py" for module in modules))
 
 
+@cache
+def normalise_code() -> str:
+    """sha256 over what makes a model's normal form."""
+    return files_digest((OWN / "reference.py", *(OWN / "normalise").glob("*.py")))
+
+
 def plugin_code(services: Services, kind: str, name: str, files: tuple[Path, ...]) -> str:
     """sha256 over the files that a descriptor names, or else over all of its plugin's.
 

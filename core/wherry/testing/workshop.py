@@ -6,7 +6,7 @@ import hashlib
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from wherry.engine.worker import Limits, run_tool
 from wherry.home import home
 from wherry.host import Host
 from wherry.model import Model
+from wherry.normalise import Normalised, normalise
 from wherry.requirements import Requirements
 from wherry.target import Target
 
@@ -94,6 +95,12 @@ class _Context:
         return run_tool(
             python, script, request, scratch=self.scratch, log=self.log, limits=Limits()
         )
+
+    def normalised(self, model: Model, also: Collection[str] = ()) -> Normalised:
+        found = normalise(model, Path(tempfile.mkdtemp(dir=self.scratch)), also)
+        for text in found.warnings:
+            self.warn(text)
+        return found
 
     def progress(self, text: str) -> None:
         with self.log.open("a", encoding="utf-8") as log:
