@@ -1,8 +1,9 @@
 """Makes ``model.onnx`` for ONNX Runtime: the model as it is, or its weights and sums in float16.
 
 Runs alone, in a process of its own on the host's interpreter: ``convert.py REQUEST RESPONSE``.
-The request names ``model``, ``output`` (a folder) and ``precision``; the response tells what was
-kept in float32 and with which version. What is written has been loaded by ONNX Runtime once.
+The request names ``model``, ``output`` (a folder), ``precision`` and ``keep`` (nodes that stay in
+float32); the response tells what was kept in float32 and with which version, and the layers (see
+``layers.py``). What is written has been loaded by ONNX Runtime once.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,6 +22,11 @@ import onnx.inliner
 import onnxruntime
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+if TYPE_CHECKING or __package__:
+    from wherry_onnxruntime.layers import find
+else:  # alone, where this file's folder is the first place to look
+    from layers import find
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _PROTOBUF_LIMIT = 2_000_000_000  # bytes; protobuf's own is 2**31 - 1
@@ -41,31 +49,44 @@ def main(request_path: str, response_path: str) -> None:
     """Answer one request."""
     request = json.loads(Path(request_path).read_text())
     try:
-        response = convert(Path(request["model"]), Path(request["output"]), request["precision"])
+        response = convert(
+            Path(request["model"]), Path(request["output"]), request["precision"], request["keep"]
+        )
     except Refusal as refusal:
         response = {"error": refusal.answer}
     Path(response_path).write_text(json.dumps(response))
 
 
-def convert(source: Path, output: Path, precision: str) -> dict[str, object]:
+def convert(
+    source: Path, output: Path, precision: str, keep: Collection[str] = ()
+) -> dict[str, object]:
     """Write ``output/model.onnx``, and ``model.data`` where protobuf cannot hold the weights."""
     target = output / "model.onnx"
     model = onnx.load(source, load_external_data=False)
     external = any(onnx.external_data_helper.uses_external_data(t) for t in _tensors(model.graph))
     response: dict[str, object] = {"onnxruntime": onnxruntime.__version__}
-    if precision == "fp32" and not external:
+    if precision != "fp16" and not external:
         shutil.copyfile(source, target)
     else:
         model = onnx.load(source)
         if precision == "fp16":
-            model, response["float32_nodes"], response["clamped"] = to_float16(model)
+            model, response["float32_nodes"], response["clamped"] = to_float16(model, keep)
         _save(model, target)
-    _check(target)
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        _load(target, optimised)
+        response["layers"] = find(target, optimised)
     return response
 
 
-def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str], list[str]]:
+def to_float16(
+    model: onnx.ModelProto, keep: Collection[str] = ()
+) -> tuple[onnx.ModelProto, list[str], list[str]]:
     """Float16 inside, float32 inputs and outputs.
+
+    Args:
+        model: the float32 one.
+        keep: names of nodes that stay in float32.
 
     Returns:
         The model, the names of the nodes that stay in float32 because a weight is beyond
@@ -80,7 +101,7 @@ def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str], list
         model,
         keep_io_types=True,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_QUANTISED, *_without_float16(model)],
-        node_block_list=float32_nodes,
+        node_block_list=[*float32_nodes, *keep],
         max_finite_val=_FLOAT16_MAX,
     )
     return converted, float32_nodes, clamped
@@ -160,10 +181,20 @@ def _save(model: onnx.ModelProto, target: Path) -> None:
         onnx.save(model, target, save_as_external_data=True, location=_EXTERNAL)
 
 
-def _check(path: Path) -> None:
-    """Load the file as a runner will; raises `Refusal` with ONNX Runtime's own words."""
+def _load(path: Path, optimised: Path) -> None:
+    """Load the file as a runner will, and write what ONNX Runtime makes of it.
+
+    Raises:
+        Refusal: it does not load; with ONNX Runtime's own words.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(optimised)
+    # Beside the graph, which is looked at; protobuf could not hold large ones.
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "optimised.data"
+    )
     try:
         onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no other common class

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+import wherry.quantize
 from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration
-from wherry.errors import DataError
+from wherry.errors import DataError, UnsupportedError
 from wherry.hookspecs import hookimpl
+from wherry.keep import kept_nodes
 from wherry.model import Model
+from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
-from wherry.target import Backend, RuntimeOptions, Target, Unsupported
+from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
+from wherry_onnxruntime.int8 import GIVEN, Source, describe, expose, quantise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +33,7 @@ HERE = Path(__file__).parent
 
 
 class OnnxruntimeOptions(RuntimeOptions):
-    """Options of a session; none of them changes the artifact."""
+    """Options of a session; ``quantize`` and ``keep_fp32`` alone change the artifact."""
 
     inter_threads: int = Field(
         default=1, ge=1, le=1024, description="nodes at a time, with execution: parallel"
@@ -49,6 +53,22 @@ class OnnxruntimeOptions(RuntimeOptions):
     spinning: bool = Field(
         default=True, description="threads wait by spinning: faster, and hot while idle"
     )
+    exact_int8: bool = Field(
+        default=True,
+        description="on x86 processors without VNNI, take 8-bit kernels whose sums cannot "
+        "overflow; false is faster there and loses accuracy",
+    )
+    quantize: Literal["static", "weights"] = convert_option(
+        "static",
+        description="static: weights and activations are int8, by the calibration; weights: "
+        "weights alone, and all sums are in fp32",
+        precisions=["int8"],
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Weights need no calibration."""
+        return self.quantize == "static"
 
 
 # onnxruntime imports nothing but numpy to run a model; its other dependencies (sympy, protobuf,
@@ -69,19 +89,21 @@ def wherry_backends() -> Iterable[Backend]:
     yield Backend(
         name="onnxruntime",
         description="ONNX Runtime, on the CPU or another execution provider",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options=OnnxruntimeOptions,
         runner=HERE / "runner.py",
         runtime=RUNTIMES,
         converter=None,
         artifact_format="onnx",
-        convert_files=(HERE / "plugin.py", HERE / "convert.py"),
-        refusals={
-            "bf16": "ONNX Runtime has no bfloat16 kernels on a CPU; ask for fp16 or fp32",
-            "int8": "this backend converts to fp32 and fp16 only; a model that is quantised "
-            "already (Q/DQ) runs as it is with fp32",
-        },
+        convert_files=(
+            *(HERE / f"{name}.py" for name in ("plugin", "convert", "int8", "layers", "runner")),
+            *sorted(Path(wherry.quantize.__file__).parent.glob("*.py")),
+        ),
+        calibrated=frozenset({"int8"}),
+        mixed=frozenset({"fp16", "int8"}),
+        refusals={"bf16": "ONNX Runtime has no bfloat16 kernels on a CPU; ask for fp16 or fp32"},
         preflight=preflight,
+        expose=expose,
     )
 
 
@@ -140,11 +162,21 @@ def _schemas() -> Mapping[str, set[int]]:
 def wherry_convert(
     model: Model, target: Target, calibration: Calibration | None, context: StepContext
 ) -> Artifact:
-    """The model itself, or a float16 one with float32 inputs and outputs."""
-    del calibration
+    """The model itself, a float16 one with float32 inputs and outputs, or one with Q/DQ."""
+    keep: frozenset[str] = frozenset()
+    if target.precision == "int8":
+        source = quantise(model, target, calibration, context)
+    else:
+        source = Source(model.path)
+        keep = kept_nodes(model, target.options.keep_fp32)
     response = context.run_tool(
         HERE / "convert.py",
-        {"model": str(model.path), "output": str(context.output), "precision": target.precision},
+        {
+            "model": str(source.path),
+            "output": str(context.output),
+            "precision": target.precision,
+            "keep": sorted(keep),
+        },
         requirements=None,
     )
     if nodes := response.get("float32_nodes"):
@@ -154,6 +186,10 @@ def wherry_convert(
         )
     if weights := response.get("clamped"):
         context.warn(f"bounds beyond float16's range became 65504: {_few(weights)}")
+    if source.quantized == GIVEN:
+        context.progress("the model is quantised already: it is taken as it is")
+    layers = describe(response.pop("layers"), model, source, target.precision)
+    quantized = {"quantized": source.quantized} if source.quantized else {}
     return Artifact.from_directory(
         context.output,
         backend=target.backend,
@@ -161,7 +197,8 @@ def wherry_convert(
         format="onnx",
         inputs=_bindings(model.inputs),
         outputs=_bindings(model.outputs),
-        provenance={"tool": "onnxruntime", **response},
+        provenance={"tool": "onnxruntime", **response, **quantized},
+        layers=layers,
     )
 
 
@@ -183,8 +220,18 @@ def wherry_calibrate(
     """The range of every float32 activation over all samples, by the method that is asked for.
 
     The dataset's inputs are those of the model, preprocessed. This is the default of all backends.
+    A model that comes with Q/DQ says its ranges itself.
     """
     del target
+    if is_quantised(model):
+        try:
+            _, own = float_model(model, context.scratch)
+        except UnsupportedError as error:
+            # No backend can map it, and those that would need to say so; ONNX Runtime needs none.
+            context.progress(f"no ranges of its own: {error}")
+        else:
+            if own.ranges:
+                return own
     files = _write_inputs(model, dataset, context.scratch)
     settings = context.settings
     response = context.run_tool(

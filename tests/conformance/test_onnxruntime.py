@@ -14,7 +14,7 @@ class TestOnnxruntime(BackendSuite):
     name = "onnxruntime"
 
 
-@pytest.fixture(scope="module", params=["fp32", "fp16"])
+@pytest.fixture(scope="module", params=["fp32", "fp16", "int8"])
 def precision(request):
     return request.param
 

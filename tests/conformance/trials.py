@@ -76,7 +76,9 @@ class Trials:
         if backend.converter is not None:
             self.workshop.environment(backend.converter)  # once, and not in every thread
         with ThreadPoolExecutor(4) as pool:
-            made = pool.map(lambda name: self._convert(name, models[name], target), models)
+            made = pool.map(
+                lambda name: self._convert(name, models[name], target, samples[name]), models
+            )
             trials = dict(zip(models, made, strict=True))
         converted = {name: trial for name, trial in trials.items() if trial.artifact}
         for name in converted:
@@ -93,13 +95,19 @@ class Trials:
     def _path(self, name: str, ending: str) -> Path:
         return self.folder / f"{name}.{ending}"
 
-    def _convert(self, name: str, proto: onnx.ModelProto, target: Target) -> Trial:
+    def _convert(
+        self,
+        name: str,
+        proto: onnx.ModelProto,
+        target: Target,
+        given: Sequence[Mapping[str, np.ndarray]],
+    ) -> Trial:
         source, directory = self._path(name, "onnx"), self._path(name, "static")
         onnx.save(proto, source)
         directory.mkdir()
         trial = Trial(Model.load(source).with_static_shapes({}, directory))
         try:
-            trial.artifact = self.workshop.convert(trial.model, target, [])
+            trial.artifact = self.workshop.convert(trial.model, target, given)
         except (UnsupportedError, ToolError) as error:
             trial.status = "refused" if isinstance(error, UnsupportedError) else "failed"
             trial.words = str(error)

@@ -186,7 +186,7 @@ class _Writer:
         self.whole: dict[str, Scale] = {}  # tensors that exist as whole numbers
         self.wanted: set[str] = set()  # tensors that a quantised node reads
         self.added: list[onnx.TensorProto] = []
-        self._weights: dict[tuple[str, int, bytes], str] = {}
+        self._written: dict[str, int] = {}  # how often, by the name of weights
         self._before: list[onnx.NodeProto] = []  # nodes on constants: they come first
 
     def write(self) -> Quantised:
@@ -473,19 +473,21 @@ class _Writer:
         return out
 
     def _weight(self, name: str, weights: np.ndarray, axis: int, scales: np.ndarray) -> str:
-        """The dequantised form of weights; one for all nodes that want the same."""
-        key = (name, axis, scales.tobytes())
-        if key not in self._weights:
-            number = sum(other[0] == name for other in self._weights)
-            out = f"{name}/dequantized" + (f"_{number}" if number else "")
-            inputs = [
-                self._add(f"{out}/whole", quantise_weight(weights, scales, axis)),
-                self._add(f"{out}/scale", scales),
-                self._add(f"{out}/zero_point", np.zeros(scales.shape, np.int8)),
-            ]
-            self._before.append(self._node("DequantizeLinear", inputs, out, axis=axis))
-            self._weights[key] = out
-        return self._weights[key]
+        """The dequantised form of weights.
+
+        Each node has its own, though another may read the same weights: where ONNX Runtime
+        rewrites shared ones for processors without VNNI (1.32), it fails to load the model.
+        """
+        number = self._written.setdefault(name, 0)
+        self._written[name] += 1
+        out = f"{name}/dequantized" + (f"_{number}" if number else "")
+        inputs = [
+            self._add(f"{out}/whole", quantise_weight(weights, scales, axis)),
+            self._add(f"{out}/scale", scales),
+            self._add(f"{out}/zero_point", np.zeros(scales.shape, np.int8)),
+        ]
+        self._before.append(self._node("DequantizeLinear", inputs, out, axis=axis))
+        return out
 
     def _whole_bias(
         self, node: onnx.NodeProto, bias: np.ndarray, scales: np.ndarray, step: float
