@@ -177,6 +177,62 @@ def test_rewrite(made, name):
         assert node.op_type != "Pad" or len(node.input) < 4
 
 
+OPTIONAL = {
+    "pairs": (
+        "(float[1,4] a, float[1,4] b, float[1,4] c) => (float[1,4] y) { y = Sum(a, b, c) }",
+        17,
+        "Add Add",
+    ),
+    "log softmax": (
+        "(float[2,3,4] x) => (float[2,3,4] y) { y = LogSoftmax<axis = 1>(x) }",
+        18,
+        "ReduceMax Sub Exp ReduceSum Log Sub",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_optional_rewrite(made, name):
+    text, opset, operators = OPTIONAL[name]
+    assert " ".join(made(text, [name], opset=opset)[1]) == operators
+
+
+def test_a_split_says_how_long_its_parts_are(made):
+    text = "(float[7] x) => (float[4] y, float[3] z) { y, z = Split<num_outputs = 2>(x) }"
+    result, _ = made(text, opset=18)
+    proto = result.model.proto()
+    assert numpy_helper.to_array(proto.graph.initializer[0]).tolist() == [4, 3]
+    assert not result.warnings
+
+
+def test_a_resize_names_all_axes(made):
+    text = (
+        "(float[1,3,4,5] x) => (float[1,3,8,10] y) <float[2] s>"
+        "{ y = Resize<axes = [3, 2]>(x, , s) }"
+    )
+    result, _ = made(text, opset=18, values={"s": np.array([2, 2], np.float32)})
+    assert not result.warnings
+    assert "axes" not in {a.name for a in result.model.proto().graph.node[0].attribute}
+
+
+def test_operators_in_other_words(made):
+    text = "(float[1,4] x) => (float[1,4] y) { a = Relu(x) b = HardSwish(a) y = Sigmoid(b) }"
+    result, operators = made(text, ["expand HardSwish"], opset=22)
+    assert not result.warnings
+    assert "HardSwish" not in operators
+    assert {"HardSigmoid", "Mul"} <= set(operators)
+    assert set(result.nodes.values()) == {("/Relu/a",), ("/HardSwish/b",), ("/Sigmoid/y",)}
+
+
+def test_operators_that_onnx_does_not_define_by_others_stay(made):
+    text = "(float[1,4] x) => (float[1,4] y) { y = Erf(x) }"
+    assert made(text, ["expand Erf"])[1] == ["Erf"]
+
+
+def test_a_sum_of_one_from_an_input_to_an_output_is_an_identity(made):
+    assert made("(float[7] x) => (float[7] y) { y = Sum(x) }")[1] == ["Identity"]
+
+
 def test_a_padded_pool_of_no_negative_values_is_padded_with_zeros_where_it_is_asked_for(made):
     text = (
         "(float[1,4,9,11] x) => (float[1,4,5,6] y)"

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 from wherry.errors import ModelError
 from wherry.model import Model
 from wherry.normalise import fold, forms, fuse, windows
+from wherry.normalise.expand import expand
 from wherry.normalise.graph import STANDARD, Graph
 from wherry.normalise.prove import Proof
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPTIONAL", "PASSES", "Normalised", "normalise"]
+__all__ = ["EXPAND", "OPTIONAL", "PASSES", "Normalised", "normalise", "preview"]
 
 Rewrite = Callable[[Graph, "onnx.NodeProto"], bool]
 
@@ -50,6 +51,8 @@ PASSES: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
     "ceil_mode": [(windows.rounding, ("MaxPool", "AveragePool", "LpPool"))],
     "axes": [(forms.reduction, tuple(f"Reduce{kind}" for kind in REDUCTIONS))],
     "clip": [(forms.clip, ("Clip",)), (forms.relu, ("Max",))],
+    "split": [(forms.split, ("Split",))],
+    "resize": [(forms.resize, ("Resize",))],
     "softmax": [(forms.softmax, ("Softmax", "LogSoftmax", "Hardmax"))],
     "batch norm": [(fuse.batch_norm, ("BatchNormalization",))],
     "hard swish": [(fuse.hard_swish, ("Mul", "Div")), (fuse.hard_sigmoid, ("Mul", "Div"))],
@@ -57,9 +60,17 @@ PASSES: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
 """Name to rewrites, each with the operators whose nodes it is shown. Constants come first."""
 
 OPTIONAL: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
+    "log softmax": [(forms.log_softmax, ("LogSoftmax",))],
+    "pairs": [(forms.pairs, ("Max", "Min", "Sum"))],
     "zeros before pool": [(windows.zeros_before_pool, ("MaxPool",))],
 }
 """Passes that only some backends want, by the same names as in ``normalise(also=...)``."""
+
+EXPAND = "expand "
+"""Before an operator in ``normalise(also=...)``: it is written with others, as ONNX defines it."""
+
+UNDONE = {"hard swish": f"{EXPAND}HardSwish"}
+"""Passes that would put together what another word takes apart."""
 
 CONSTANTS = "constants"
 MODEL_FILE, NODES_FILE = "model.onnx", "nodes.json"
@@ -100,12 +111,12 @@ def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Norm
     Args:
         model: with static shapes and a name for every node (`Model.with_static_shapes`).
         directory: an existing folder.
-        also: passes of `OPTIONAL`.
+        also: passes of `OPTIONAL`, and operators after `EXPAND`.
 
     Returns:
         The same bytes and words whenever it is called.
     """
-    passes = [CONSTANTS, *PASSES, *(name for name in OPTIONAL if name in also)]
+    passes = _passes(also)
     given, graph = model.proto(), _rewritten(model, passes)
     warnings: list[str] = []
     if graph.proto.graph == given.graph:
@@ -131,6 +142,21 @@ def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Norm
     return _written(graph, directory, warnings)
 
 
+def preview(
+    model: Model, also: Collection[str] = ()
+) -> tuple[onnx.ModelProto, Mapping[str, tuple[str, ...]]]:
+    """What `normalise` would make, not proved: for a pre-flight, which has to be quick."""
+    graph = _rewritten(model, _passes(also))
+    return graph.proto, dict(graph.sources)
+
+
+def _passes(also: Collection[str]) -> list[str]:
+    optional = [word for word in sorted(also) if word in OPTIONAL or word.startswith(EXPAND)]
+    assert len(optional) == len(set(also)), "a backend asks for a pass that there is not"
+    names = [name for name in PASSES if name not in UNDONE or UNDONE[name] not in optional]
+    return [CONSTANTS, *names, *optional]
+
+
 def _written(graph: Graph, directory: Path, warnings: Sequence[str]) -> Normalised:
     told = json.dumps({"nodes": graph.sources, "warnings": warnings})
     for name, data in (
@@ -152,7 +178,9 @@ def _problem(proof: Proof, graph: Graph) -> str:
 
 def _rewritten(model: Model, passes: Sequence[str]) -> Graph:
     """A fresh copy of the model after the passes."""
-    graph = Graph(model.proto())
+    proto = model.proto()
+    words = {name.removeprefix(EXPAND) for name in passes if name.startswith(EXPAND)}
+    graph = Graph(proto, expand(proto, words) if words else {})
     while _sweep(graph, passes):
         graph.drop_unused()
         graph.infer()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wherry.normalise.graph import Graph, attributes
+from wherry.normalise.graph import Graph, Step, attributes
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +42,12 @@ def nothing(graph: Graph, node: onnx.NodeProto) -> bool:
         does = not same
     else:
         does = kind != "Identity"
-    return not does and graph.bypass(node)
+    if does or graph.bypass(node):
+        return not does
+    if kind != "Identity" and not any(node.output[1:]):  # from an input to an output
+        graph.replace([node], ("Identity", [node.input[0]], {}))
+        return True
+    return False
 
 
 def _drops(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -167,4 +172,86 @@ def pad(graph: Graph, node: onnx.NodeProto) -> bool:
         while not inputs[-1]:
             inputs.pop()
     graph.replace([node], ("Pad", inputs, {"mode": "constant", **about}))
+    return True
+
+
+def split(graph: Graph, node: onnx.NodeProto) -> bool:
+    """A Split into equal parts says how long they are; the last one may be shorter."""
+    about = attributes(node)
+    shape = graph.shape(node.input[0])
+    known = "split" in about or (len(node.input) > 1 and bool(node.input[1]))
+    if graph.opset < 13 or known or shape is None:
+        return False
+    length, count = shape[about.get("axis", 0)], len(node.output)
+    each = -(-length // count)
+    sizes = [each] * (count - 1) + [length - each * (count - 1)]
+    if min(sizes) <= 0:
+        return False
+    name = graph.constant(f"{node.output[0]}/sizes", np.asarray(sizes, np.int64))
+    del node.input[1:]
+    node.input.append(name)
+    for attribute in [a for a in node.attribute if a.name == "num_outputs"]:
+        node.attribute.remove(attribute)
+    graph.refresh()
+    return True
+
+
+def resize(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Scales or sizes of some axes become those of all."""
+    about = attributes(node)
+    shape, axes = graph.shape(node.input[0]), about.pop("axes", None)
+    if (
+        axes is None
+        or shape is None
+        or about.get("keep_aspect_ratio_policy", "stretch") != "stretch"
+    ):
+        return False
+    if about.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return False
+    inputs = list(node.input)
+    for index, full in ((2, np.ones(len(shape), np.float32)), (3, np.asarray(shape, np.int64))):
+        if len(inputs) <= index or not inputs[index]:
+            continue
+        value = graph.value(node, index)
+        if value is None:
+            return False
+        full[list(axes)] = value
+        inputs[index] = graph.constant(f"{node.output[0]}/all/{index}", full)
+    graph.replace([node], ("Resize", inputs, about))
+    return True
+
+
+def pairs(graph: Graph, node: onnx.NodeProto) -> bool:
+    """A sum or an extreme of many, two at a time."""
+    if len(node.input) < 3:
+        return False
+    operator = "Add" if node.op_type == "Sum" else node.op_type
+    first, *others = node.input
+    steps: list[Step] = []
+    for index, name in enumerate(others):
+        steps.append((operator, [index - 1 if index else first, name], {}))
+    graph.replace([node], *steps)
+    return True
+
+
+def log_softmax(graph: Graph, node: onnx.NodeProto) -> bool:
+    """In parts, in which no logarithm of a probability that has become zero is taken."""
+    shape = graph.shape(node.input[0])
+    if not shape:
+        return False
+    x, y = node.input[0], node.output[0]
+    axis = attributes(node).get("axis", 1 if graph.opset < 13 else -1) % len(shape)
+    name = graph.constant(f"{y}/axes", np.asarray([axis], np.int64))
+    by_word: tuple[list[str], dict[str, Any]] = ([], {"axes": [axis], "keepdims": 1})
+    by_name: tuple[list[str], dict[str, Any]] = ([name], {"keepdims": 1})
+    of_max, of_sum = (by_name if graph.opset >= since else by_word for since in (18, 13))
+    graph.replace(
+        [node],
+        ("ReduceMax", [x, *of_max[0]], of_max[1]),
+        ("Sub", [x, 0], {}),
+        ("Exp", [1], {}),
+        ("ReduceSum", [2, *of_sum[0]], of_sum[1]),
+        ("Log", [3], {}),
+        ("Sub", [1, 4], {}),
+    )
     return True

@@ -22,6 +22,7 @@ class Graph:
 
     Args:
         proto: with static shapes and a name for every node; it is changed in place.
+        parts: nodes that are parts of original ones to these (`wherry.normalise.expand`).
 
     Attributes:
         opset: of ONNX's own operators.
@@ -33,14 +34,14 @@ class Graph:
         kept: tensors whose names have to stay: outputs, and what nested graphs take.
     """
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, parts: Mapping[str, str]) -> None:
         self.proto = proto
         proto.ir_version = max(proto.ir_version, 4)  # before, initializers had to be inputs
         self.opset = default_opset(proto)
         self.sources: dict[str, tuple[str, ...]] = {
-            node.name: (node.name,) for node in proto.graph.node
+            node.name: (parts.get(node.name, node.name),) for node in proto.graph.node
         }
-        self._order = {node.name: index for index, node in enumerate(proto.graph.node)}
+        self._order = {names[0]: index for index, names in enumerate(self.sources.values())}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._kinds: dict[str, int] = {}
         self.infer()
