@@ -25,8 +25,10 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 
 if TYPE_CHECKING or __package__:
     from wherry_onnxruntime.layers import find
+    from wherry_onnxruntime.runner import UNWANTED
 else:  # alone, where this file's folder is the first place to look
     from layers import find
+    from runner import UNWANTED
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _PROTOBUF_LIMIT = 2_000_000_000  # bytes; protobuf's own is 2**31 - 1
@@ -196,7 +198,9 @@ def _load(path: Path, optimised: Path) -> None:
         "session.optimized_model_external_initializers_file_name", "optimised.data"
     )
     try:
-        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNWANTED
+        )
     except Exception as error:  # its exceptions have no other common class
         text = " ".join(str(error).split())
         raise Refusal(

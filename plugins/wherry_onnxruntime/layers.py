@@ -67,7 +67,7 @@ class _Slices:
             nodes[self.owner[name]].append(name)
         found, taken = [], set()
         for node, names in zip(self.made, nodes, strict=True):
-            name = plain(node.name) or f"{node.op_type}/{plain(node.output[0])}"
+            name = node.name or f"{node.op_type}/{plain(node.output[0])}"
             while name in taken:
                 name += "+"
             taken.add(name)

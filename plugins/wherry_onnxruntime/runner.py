@@ -21,9 +21,13 @@ _MODES = {
     "sequential": onnxruntime.ExecutionMode.ORT_SEQUENTIAL,
     "parallel": onnxruntime.ExecutionMode.ORT_PARALLEL,
 }
+# It quantises float weights between Q/DQ by a rule of its own: nodes that were kept in fp32 too.
+UNWANTED = ["WeightBiasQuantization"]
 _CPU = "CPUExecutionProvider"
 # What ONNX Runtime adds to a name where it casts, changes the layout, or makes it another's.
-_ADDED = re.compile(r"^InsertedPrecisionFreeCast_|_nchwc$|_token_\d+|/duplicated")
+_ADDED = re.compile(
+    r"^InsertedPrecisionFreeCast_|_nchwc$|_new_reshape$|_token_\d+(?=_new_reshape$|$)|/duplicated"
+)
 _ERRORS_ONLY = 3  # below it, ONNX Runtime warns on stderr about whatever it optimised
 
 
@@ -53,7 +57,9 @@ class Runner:
         """A session over the file."""
         provider = _provider(self._options["provider"])
         providers = [provider] if provider == _CPU else [provider, _CPU]
-        session = onnxruntime.InferenceSession(self._path, settings, providers=providers)
+        session = onnxruntime.InferenceSession(
+            self._path, settings, providers=providers, disabled_optimizers=UNWANTED
+        )
         # A provider that fails to start is dropped with no more than a message on stderr.
         if provider not in session.get_providers():
             raise ValueError(f"ONNX Runtime could not start {provider} on this machine")
@@ -97,12 +103,10 @@ def layer_times(
 ) -> dict[str, list[int]]:
     """What a profile says of its last ``runs`` inferences; see `Runner.time_layers`."""
     known: dict[str, str] = {}
-    for layer in layers:  # a tensor may have the name of a node: nodes come first
-        for name in [layer["name"], *layer["nodes"]]:
-            known.setdefault(name, layer["name"])
-    for layer in layers:
-        for name in [*layer["outputs"], *layer["outputs"].values()]:
-            known.setdefault(name, layer["name"])
+    for part in (_own_name, _nodes, _tensors):  # a tensor may have the name of a node
+        for layer in layers:
+            for name in part(layer):
+                known.setdefault(name, layer["name"])
     started = sorted(event["ts"] for event in events if event["name"] == "model_run")[-runs:]
     times: dict[str, list[int]] = {}
     for event in events:
@@ -113,9 +117,21 @@ def layer_times(
         name = plain(whole)
         # A QuantizeLinear that is not fused has the name of what it gives, and of its operator.
         parent = name.rpartition("/")[0]
-        owner = known.get(name) or known.get(parent) or name or event["args"]["op_name"]
+        owner = known.get(whole) or known.get(name) or known.get(parent) or name
         times.setdefault(owner, [0] * runs)[run] += 1000 * int(event["dur"])
     return times
+
+
+def _own_name(layer: dict[str, Any]) -> list[str]:
+    return [layer["name"]]
+
+
+def _nodes(layer: dict[str, Any]) -> list[str]:
+    return [plain(layer["name"]), *layer["nodes"]]
+
+
+def _tensors(layer: dict[str, Any]) -> list[str]:
+    return [*layer["outputs"], *layer["outputs"].values()]
 
 
 def plain(name: str) -> str:

@@ -26,7 +26,9 @@ def script(name: str):
     path = Path(plugin.__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(f"onnxruntime_{name}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)  # where Python looks first when it runs the file
+        spec.loader.exec_module(module)
     return module
 
 
@@ -192,6 +194,7 @@ def test_large_weights_get_a_file_of_their_own(tmp_path, monkeypatch):
 def test_a_model_that_does_not_load_is_refused_in_onnxruntimes_words(tmp_path):
     onnx.save(network("y = my.own.Twirl(x)", domains=', "my.own" : 1'), tmp_path / "m.onnx")
     request = {"model": str(tmp_path / "m.onnx"), "output": str(tmp_path), "precision": "fp32"}
+    request["keep"] = []
     (tmp_path / "request").write_text(json.dumps(request))
     convert.main(str(tmp_path / "request"), str(tmp_path / "response"))
     error = json.loads((tmp_path / "response").read_text())["error"]
@@ -233,7 +236,7 @@ def test_a_provider_that_does_not_start_is_no_silent_fallback(tmp_path, monkeypa
     monkeypatch.setattr(runner.onnxruntime, "get_available_providers", lambda: listed)
 
     class Session:
-        def __init__(self, *_arguments, providers):
+        def __init__(self, *_arguments, providers, **_options):
             assert providers == listed
 
         def get_providers(self):

@@ -5,6 +5,10 @@ of 16-bit sums can overflow that could not without quantisation. Activations hav
 tensor whose range nobody knows stays float, and so does every node that reads it; between float
 nodes there are no Q/DQ.
 
+A node that is kept in float reads and gives float tensors, or the rounding that it was kept from
+would stand before it and behind it. So its neighbours, which would read or give whole numbers
+there, stay float too; their other neighbours do not.
+
 Nodes keep their names, and float tensors too. For a tensor ``t`` there are ``t/quantized``, the
 whole numbers, and ``t/dequantized``; where ``t`` is an output of the model, that is the name of
 the dequantised values, and the float ones are ``t/float``.
@@ -169,7 +173,6 @@ class _Writer:
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        self.keep = keep
         self.outputs = {value.name for value in graph.output}
         self.opset = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
         self.readers: dict[str, list[onnx.NodeProto]] = {}
@@ -181,6 +184,8 @@ class _Writer:
             for name in filter(None, node.input):
                 self.readers.setdefault(name, []).append(node)
             self._inner.update(_read_inside(node))
+        self.keep = set(keep)
+        self.floats = self._kept_tensors()
         self.absorbed: dict[str, onnx.NodeProto] = {}  # tensor before to the activation
         self.chosen: dict[str, onnx.NodeProto] = {}  # by name
         self.whole: dict[str, Scale] = {}  # tensors that exist as whole numbers
@@ -218,6 +223,24 @@ class _Writer:
         return Quantised(self.proto, frozenset(touched))
 
     # --- which -----------------------------------------------------------------------------------
+
+    def _kept_tensors(self) -> set[str]:
+        """What kept nodes read and give, also past a Relu or Clip, and what only moves it."""
+        floats: set[str] = set()
+        for node in self.proto.graph.node:
+            behind = node.op_type in {"Clip", "Relu"} and node.input[0] in floats
+            if behind and self.makers.get(node.input[0], node).name in self.keep:
+                self.keep.add(node.name)
+            if node.name in self.keep:
+                floats.update((*node.input, *node.output))
+        before = -1
+        while len(floats) > before:
+            before = len(floats)
+            for node in self.proto.graph.node:
+                ends = {node.input[0], *node.output} if node.input else set()
+                if node.op_type in self.form.passing and ends & floats:
+                    floats |= ends
+        return floats - {""} - self.constants.keys()
 
     def _consider(self, node: onnx.NodeProto) -> None:
         """Note a node that is to be quantised, its tensors and the activation behind it."""
@@ -305,6 +328,8 @@ class _Writer:
         """The scale of a tensor: it has one already, or its range is known."""
         if name in self.whole:
             return self.whole[name]
+        if name in self.floats:
+            return None
         if name in self.constants:
             value = self.constants[name]
             low, high = float(value.min()), float(value.max())
