@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NEWEST_OPSET = 26
 
+ALSO = ("log softmax", "pairs", f"opset {NEWEST_OPSET}")
+"""What ncnn wants of `wherry.normalise` besides."""
+
 _OPERATORS = """
 Abs Acos Add Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat Conv
 ConvTranspose Cos Cosh DepthToSpace Div Dropout Einsum Elu Erf Exp Expand Flatten Floor GRU Gather
@@ -56,6 +59,9 @@ TORCH_WORDS = {
     "Tensor.to": "Cast",
     "F.max_pool2d": "MaxPool",
     "F.avg_pool2d": "AveragePool",
+    "F.avg_pool3d": "AveragePool",
+    "F.linear": "Gemm",
+    "F.max_pool3d": "MaxPool",
     "torch.eq": "Equal",
     "torch.ge": "GreaterOrEqual",
     "torch.gt": "Greater",
@@ -64,6 +70,18 @@ TORCH_WORDS = {
     "torch.where": "Where",
 }
 """pnnx's names of layers that it leaves as they are, and the operators that they come from."""
+
+PARAMETERS = {
+    **dict.fromkeys(
+        ("Reshape", "Squeeze", "Unsqueeze", "Expand", "Split", "Upsample", "Dropout"), (1,)
+    ),
+    **dict.fromkeys((name for name in OPERATORS if name.startswith("Reduce")), (1,)),
+    "Clip": (1, 2),
+    "Pad": (1, 2, 3),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+}
+"""Operators to those of their inputs that pnnx has to know in advance."""
 
 _CUT = "End the network before it, or compute it outside of the network."
 _REMEDIES = {
@@ -115,7 +133,7 @@ class _View:
         constants: tensors that do not depend on the inputs; pnnx computes them itself.
         values: those that are weights.
         used: tensors that an output depends on.
-        ranks: of the tensors whose rank is known.
+        shapes: of the tensors of which the model says it.
     """
 
     graph: onnx.GraphProto
@@ -123,7 +141,7 @@ class _View:
     constants: set[str] = field(default_factory=set)
     values: dict[str, onnx.TensorProto] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    ranks: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: onnx.GraphProto, opset: int) -> _View:
@@ -142,7 +160,8 @@ class _View:
                 view.used.update(node.input)
         for value in (*graph.input, *graph.value_info, *graph.output):
             if value.type.tensor_type.HasField("shape"):
-                view.ranks[value.name] = len(value.type.tensor_type.shape.dim)
+                axes = value.type.tensor_type.shape.dim
+                view.shapes[value.name] = tuple(axis.dim_value for axis in axes)
         return view
 
     def value(self, name: str) -> np.ndarray | None:
@@ -154,18 +173,23 @@ class _View:
 
 
 def _tensors(view: _View) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with inputs and outputs: (words for it, tensor, remedy)."""
+    """What is wrong with inputs and outputs: (words for it, node, remedy)."""
     from onnx import TensorProto
 
+    whose = nodes_of(view.graph)
     castable = castable_inputs(view.graph)
     for value in view.graph.input:
         kind = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+        operator, node = whose.get(value.name, ("no node", value.name))
         if kind != "float" and value.name not in castable:
             yield (
-                f"input of type {kind}",
-                value.name,
+                f"input of type {kind} of {operator}",
+                node,
                 "ncnn computes in floating point: give the network a float32 input.",
             )
+        if not value.type.tensor_type.shape.dim and value.name in view.used:
+            instead = "Give it as a constant, or as a vector of one."
+            yield f"input without axes of {operator}", node, instead
     inputs = {value.name for value in view.graph.input}
     sources = {
         node.output[0]: node.input[0] for node in view.graph.node if node.op_type == "Identity"
@@ -174,14 +198,26 @@ def _tensors(view: _View) -> Iterator[tuple[str, str, str]]:
     for value in view.graph.output:
         kind = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
         name = value.name
+        operator, node = whose.get(name, ("no node", name))
         while name in sources:
             name = sources[name]
         if name in inputs or name in seen or name in view.constants:
             instead = "Remove this output from the network: it is known without running it."
-            yield "output that is an input, a constant or another output", value.name, instead
+            yield (
+                f"output that is an input, a constant or another output of {operator}",
+                node,
+                instead,
+            )
         elif kind != "float":
-            yield f"output of type {kind}", value.name, _CUT
+            yield f"output of type {kind} of {operator}", node, _CUT
         seen.add(name)
+
+
+def nodes_of(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
+    """Tensor to (operator, name) of the node that makes it; an input to one that takes it."""
+    words = [(node, (node.op_type, node.name)) for node in graph.node]
+    found = {name: named for node, named in reversed(words) for name in node.input if name}
+    return found | {name: named for node, named in words for name in node.output if name}
 
 
 def _nodes(view: _View) -> Iterator[tuple[str, str, str]]:
@@ -202,12 +238,24 @@ def _wrong_form(node: onnx.NodeProto, view: _View) -> str | None:
 
     about = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     kind, more = node.op_type, view.used.intersection(node.output[1:]) - {""}
+    parameters = [node.input[i] for i in PARAMETERS.get(kind, ()) if i < len(node.input)]
+    if not view.constants.issuperset(parameters):
+        return "Give its parameters as constants; only its data may be computed."
     if kind in {"RNN", "GRU", "LSTM"}:
         return _wrong_recurrence(kind, about, last_used=bool(more))
     if more and kind in {"MaxPool", "Dropout", "BatchNormalization", "LayerNormalization"}:
         return "ncnn gives its first output alone: do without the others."
     if kind in {"Resize", "Upsample"}:
-        return _wrong_resize(about, view.opset)
+        return _wrong_resize(about, view.opset, view.shapes.get(node.output[0], ()))
+    if kind == "GridSample" and (
+        about.get("mode", b"linear") not in {b"linear", b"bilinear"}
+        or about.get("padding_mode", b"zeros") == b"reflection"
+    ):
+        return "ncnn samples linearly, and pads with zeros or the border."
+    if kind == "Shrink" and about.get("bias", 0.0) != about.get("lambd", 0.5):
+        return "ncnn has the soft Shrink only, whose bias is its lambd."
+    if kind == "Pow" and node.input[1] not in view.constants:
+        return "ncnn has powers known in advance: give the exponent as a constant."
     if kind == "Gather":
         indices = view.value(node.input[1])
         if indices is None or indices.ndim:
@@ -216,10 +264,6 @@ def _wrong_form(node: onnx.NodeProto, view: _View) -> str | None:
         steps = view.value(node.input[4]) if len(node.input) > 4 else None
         if steps is not None and (steps < 0).any():
             return "ncnn does not go backwards: turn the tensor around outside of the network."
-    if kind in {"Softmax", "LogSoftmax"} and view.opset < 13:
-        axis, rank = about.get("axis", 1), view.ranks.get(node.input[0])
-        if rank is None or axis not in {-1, rank - 1}:
-            return "Before opset 13 it means all axes from here on: export with opset 13 or newer."
     return None
 
 
@@ -235,7 +279,7 @@ def _wrong_recurrence(kind: str, about: dict[str, Any], *, last_used: bool) -> s
     return None
 
 
-def _wrong_resize(about: dict[str, Any], opset: int) -> str | None:
+def _wrong_resize(about: dict[str, Any], opset: int, made: tuple[int, ...]) -> str | None:
     mode = about.get("mode", b"nearest")
     default = b"half_pixel" if opset > 10 else b"asymmetric"  # opset 10 knew no other way
     way = about.get("coordinate_transformation_mode", default)
@@ -244,6 +288,8 @@ def _wrong_resize(about: dict[str, Any], opset: int) -> str | None:
         right = (way, rounding) == (b"asymmetric", b"floor")
     else:
         right = way in {b"half_pixel", b"pytorch_half_pixel", b"align_corners"}
+        right = right and not (way == b"pytorch_half_pixel" and 1 in made[2:])
+        right = right and not about.get("exclude_outside") and "cubic_coeff_a" not in about
     if right and not about.get("antialias"):
         return None
     return (

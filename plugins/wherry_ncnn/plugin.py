@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,12 +13,16 @@ from pydantic import Field
 from wherry.artifact import Artifact, Binding
 from wherry.errors import ToolError, UnsupportedError
 from wherry.hookspecs import hookimpl
+from wherry.normalise import preview
+from wherry.onnx_file import default_opset
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Unsupported
 from wherry_ncnn import operators, param
 from wherry_ncnn.prepare import prepare
 
 if TYPE_CHECKING:
+    import onnx
+
     from wherry.calibration import Calibration
     from wherry.context import StepContext
     from wherry.model import Model, TensorSpec
@@ -98,7 +103,26 @@ def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
 
 @lru_cache(maxsize=64)  # a manifest asks for every target of a model
 def _refusals(model: Model) -> tuple[Unsupported, ...]:
-    return tuple(operators.preflight(model.proto().graph, model.opset))
+    proto, sources = preview(model, operators.ALSO)
+    return _refused(proto, sources, model)
+
+
+def _refused(
+    proto: onnx.ModelProto, sources: Mapping[str, Sequence[str]], model: Model
+) -> tuple[Unsupported, ...]:
+    """What of a normal form would not convert, by the names of the model's own nodes."""
+    written = {name: kind for kind, names in model.operators().items() for name in names}
+    found = operators.preflight(proto.graph, default_opset(proto))
+    said = [(each, next(iter(sources.get(each.node, ())), each.node)) for each in found]
+    return tuple(
+        replace(
+            each,
+            node=node,
+            # what is said of an input or output names its operator already
+            op_type=each.op_type if " " in each.op_type else written.get(node, each.op_type),
+        )
+        for each, node in said
+    )
 
 
 @hookimpl
@@ -109,33 +133,38 @@ def wherry_convert(
     import onnx
 
     del calibration
-    for found in preflight(model, target):
+    normal = context.normalised(model, operators.ALSO)
+    for found in _refused(normal.model.proto(), normal.nodes, model):
         raise UnsupportedError(
             f"ncnn cannot take {found.op_type}", where=f"node {found.node}", remedy=found.remedy
         )
-    normal = context.normalised(model)
     onnx.save(prepare(normal.model.proto()), context.scratch / "prepared.onnx")
-    response = context.run_tool(
-        HERE / "convert.py",
-        {
-            "model": str(context.scratch / "prepared.onnx"),
-            "inputs": ",".join(map(_shape, model.inputs)),
-            "fp16": target.precision == "fp16",
-            "output": str(context.output),
-        },
-        requirements=CONVERTER,
-    )
+    request = {
+        "model": str(context.scratch / "prepared.onnx"),
+        "inputs": ",".join(map(_shape, model.inputs)),
+        "fp16": target.precision == "fp16",
+        "output": str(context.output),
+    }
+    try:
+        response = context.run_tool(HERE / "convert.py", request, requirements=CONVERTER)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{error.message} (it was given {_listed(model)})",
+            where=error.where,
+            remedy=error.remedy,
+        ) from error
     layers = _layers(context.output / "model.param")
     _check_layers(layers, response["left_out"], model)
     blobs = {blob for layer in layers for blob in layer.outputs}
     axes: Mapping[str, int | None] = response["batch_axes"]
+    whose = operators.nodes_of(model.proto().graph)
     return Artifact.from_directory(
         context.output,
         backend=target.backend,
         precision=target.precision,
         format="ncnn",
-        inputs=_bindings("in", model.inputs, axes, blobs),
-        outputs=_bindings("out", model.outputs, axes, blobs),
+        inputs=_bindings("in", model.inputs, axes, blobs, whose),
+        outputs=_bindings("out", model.outputs, axes, blobs, whose),
         provenance={"tool": "pnnx", "version": response["pnnx"], "layers": len(layers)},
     )
 
@@ -162,7 +191,7 @@ def _check_layers(layers: Sequence[param.Layer], left_out: Sequence[str], model:
             continue
         kind = operators.TORCH_WORDS.get(layer.type, layer.type)
         nodes = model.operators().get(kind, ())
-        whose = f"one of {', '.join(nodes[:5])}" if nodes else f"its layer {layer.name}"
+        whose = f"one of {', '.join(nodes[:5])}" if nodes else f"one of {_listed(model)}"
         raise UnsupportedError(
             f"pnnx does not convert this form of {kind} ({whose})",
             where=f"node {nodes[0]}" if len(nodes) == 1 else None,
@@ -170,38 +199,56 @@ def _check_layers(layers: Sequence[param.Layer], left_out: Sequence[str], model:
         )
     if left_out:
         raise UnsupportedError(
-            f"pnnx says of this model: {left_out[0]}", remedy="Use another backend for it."
+            f"pnnx says of {_listed(model)}: {left_out[0]}", remedy="Use another backend for it."
         )
 
 
+def _listed(model: Model) -> str:
+    """The first nodes of a model, for people."""
+    found = [f"{kind} (node {n!r})" for kind, names in model.operators().items() for n in names]
+    return ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+
+
 def _bindings(
-    side: str, specs: Sequence[TensorSpec], axes: Mapping[str, int | None], blobs: set[str]
+    side: str,
+    specs: Sequence[TensorSpec],
+    axes: Mapping[str, int | None],
+    blobs: set[str],
+    whose: Mapping[str, tuple[str, str]],
 ) -> tuple[Binding, ...]:
     """Pnnx numbers inputs and outputs in the model's order, and names the axis of the batch."""
     return tuple(
-        _binding(spec, f"{side}{index}", axes.get(f"{side}{index}"), blobs)
+        _binding(spec, f"{side}{index}", axes.get(f"{side}{index}"), blobs, whose)
         for index, spec in enumerate(specs)
     )
 
 
-def _binding(spec: TensorSpec, blob: str, axis: int | None, blobs: set[str]) -> Binding:
-    where, shape = f"tensor {spec.name}", spec.static_shape
+def _binding(
+    spec: TensorSpec,
+    blob: str,
+    axis: int | None,
+    blobs: set[str],
+    whose: Mapping[str, tuple[str, str]],
+) -> Binding:
+    operator, node = whose.get(spec.name, ("no operator", spec.name))
+    where, shape = f"node {node}", spec.static_shape
     if blob not in blobs:
         raise UnsupportedError(
-            f"pnnx leaves {spec.name!r} out of the network",
+            f"pnnx leaves {spec.name!r}, of {operator}, out of the network",
             where=where,
             remedy="Remove this input or output from the network: it may depend on nothing.",
         )
     if axis is not None and shape[axis] != 1:
         raise UnsupportedError(
-            f"{spec.name!r} is a batch of {shape[axis]}, and ncnn runs one sample at a time",
+            f"{spec.name!r}, of {operator}, is a batch of {shape[axis]}, and ncnn runs one sample "
+            "at a time",
             where=where,
             remedy="Give the model a batch of 1.",
         )
     if len(shape) - (axis is not None) not in range(1, MOST_AXES + 1):
         raise UnsupportedError(
-            f"{spec.name!r} has {len(shape)} axes, and ncnn's tensors have 1 to {MOST_AXES} "
-            "besides the batch",
+            f"{spec.name!r}, of {operator}, has {len(shape)} axes, and ncnn's tensors have 1 to "
+            f"{MOST_AXES} besides the batch",
             where=where,
             remedy="Reshape it outside of the network.",
         )

@@ -1,12 +1,13 @@
 """ONNX to .tflite, alone in the converter's environment: ``convert.py REQUEST.json RESPONSE.json``.
 
 onnx2tf's own writer makes the file (no TensorFlow) from what ``prepare.py`` left, and `finish`
-makes it what is shipped. The layouts of inputs and outputs are found by their shapes, and by
-running where the shapes leave a choice.
+makes it what is shipped. Then it runs once on random inputs, and has to give what the model gave;
+the layouts of inputs and outputs are found by their shapes, and by this run where these leave a
+choice.
 
 The request: ``model``, ``output`` (a folder), ``precision`` (``fp32`` or ``fp16``), ``inputs`` and
-``outputs`` (ONNX name to static shape), ``reference`` (an .npz file with ``in0``.., ``out0``.., or
-null; see `is_ambiguous`).
+``outputs`` (ONNX name to static shape), ``reference`` (an .npz file with ``in0``.., ``out0``..;
+null where the model itself does not run on random inputs).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Layout = tuple[int, ...] | None
 
 LEAST_HALVED = 256  # elements; below, the operator that widens a constant outweighs what it saves
 LEAST_SQNR_DB = 60.0  # of a constant in float16: about 73 unless it leaves float16's range
-MOST_ERROR = 0.01  # relative; what the wrong layout of random data exceeds by far
+MOST_ERROR = {"fp32": 1e-3, "fp16": 0.03}
+"""Relative, of an output on random inputs; what a wrong layout or operator exceeds by far."""
 
 
 class RefusalError(Exception):
@@ -72,12 +74,21 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
         data, kept = finish(written, halve=request["precision"] == "fp16")
     path = Path(request["output"], FILE)
     path.write_bytes(data)
+    makers = whose(proto)
+    most = MOST_ERROR[request["precision"]]
     return {
-        **bind(path, request["inputs"], request["outputs"], request["reference"]),
+        **bind(path, request["inputs"], request["outputs"], request["reference"], makers, most),
         "float32_constants": kept,
         "tensors": tensors,
         "versions": versions(),
     }
+
+
+def whose(proto: onnx.ModelProto) -> dict[str, str]:
+    """Every tensor to the operator and the node that make it; an input to one that takes it."""
+    words = [(node, f"{node.op_type} (node {node.name!r})") for node in proto.graph.node]
+    found = {name: text for node, text in reversed(words) for name in node.input if name}
+    return found | {name: text for node, text in words for name in node.output}
 
 
 def versions() -> dict[str, str]:
@@ -130,8 +141,9 @@ def lower(proto: onnx.ModelProto, folder: str) -> tuple[Path, dict[str, str]]:
     except Exception as error:
         traceback.print_exc()
         raise RefusalError(
-            f"onnx2tf fails on the model: {type(error).__name__}: {error}",
-            remedy="Take another backend for this model.",
+            f"onnx2tf fails on {listed(whose(proto))}: {type(error).__name__}: {error}",
+            remedy="Write it with other operators, or take another backend for this model.",
+            unsupported=True,
         ) from error
     report = json.loads(Path(made["tensor_correspondence_report_path"]).read_text("utf-8"))
     tensors = {
@@ -336,19 +348,24 @@ def candidates(rank: int) -> tuple[Layout, ...]:
     return (None, (0, *axes[2:], 1), (0, rank - 1, *axes[1:-1]))
 
 
-def is_ambiguous(shape: Sequence[int]) -> bool:
-    """The shape alone may not tell the layout: the converter has to be given a reference."""
-    turns = (layout or range(len(shape)) for layout in candidates(len(shape)))
-    return any(len(layouts(shape, [shape[axis] for axis in turn])) > 1 for turn in turns)
-
-
 def bind(
     path: Path,
     inputs: Mapping[str, Sequence[int]],
     outputs: Mapping[str, Sequence[int]],
     reference: str | None,
+    makers: Mapping[str, str],
+    most: float,
 ) -> dict[str, list[dict[str, Any]]]:
-    """How the file's inputs and outputs stand for the model's: the bindings, as JSON values."""
+    """How the file's inputs and outputs stand for the model's: the bindings, as JSON values.
+
+    Args:
+        path: the file.
+        inputs: ONNX name to shape.
+        outputs: likewise.
+        reference: see the module.
+        makers: ONNX tensor to the operator and the node that make it.
+        most: the error that an output may have.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     try:
@@ -356,15 +373,22 @@ def bind(
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise RefusalError(
-            f"LiteRT does not load what onnx2tf wrote: {str(error).strip()}",
-            remedy="Take another backend for this model.",
+            f"LiteRT does not load what onnx2tf made of {listed(makers)}: {str(error).strip()}",
+            remedy="Write it with other operators or types, or take another backend.",
             unsupported=True,
         ) from error
-    takes = ports(inputs, interpreter.get_input_details(), scalars=False)
-    gives = ports(outputs, interpreter.get_output_details(), scalars=True)
+    takes = ports(inputs, interpreter.get_input_details(), makers, scalars=False)
+    gives = ports(outputs, interpreter.get_output_details(), makers, scalars=True)
     chosen = [port.layouts[0] for port in takes + gives]
-    if any(len(port.layouts) > 1 for port in takes + gives):
-        chosen = decide(interpreter, takes, gives, str(reference))
+    if reference is not None:
+        chosen = decide(interpreter, takes, gives, reference, makers, most)
+    elif any(len(port.layouts) > 1 for port in takes + gives):
+        raise RefusalError(
+            "the shapes of inputs and outputs do not tell their layouts, and the model does not "
+            "run on random inputs, which would",
+            unsupported=True,
+            remedy="Take another backend, or give inputs that are parameters as constants.",
+        )
     bindings = [
         {
             "onnx": port.name,
@@ -386,7 +410,11 @@ class Port(NamedTuple):
 
 
 def ports(
-    shapes: Mapping[str, Sequence[int]], details: Iterable[Mapping[str, Any]], *, scalars: bool
+    shapes: Mapping[str, Sequence[int]],
+    details: Iterable[Mapping[str, Any]],
+    makers: Mapping[str, str],
+    *,
+    scalars: bool,
 ) -> list[Port]:
     """One for each of the model's; with ``scalars`` a vector of one may stand for a scalar."""
     by_name = {detail["name"]: detail for detail in details}
@@ -394,7 +422,9 @@ def ports(
     for name, shape in shapes.items():
         if name not in by_name:
             raise RefusalError(
-                f"the converted network has no {name!r}; it has {', '.join(by_name) or 'none'}",
+                f"the converted network has no {name!r}, of {makers.get(name, 'no node')}; it has "
+                f"{', '.join(by_name) or 'none'}",
+                unsupported=True,
                 remedy="Remove inputs that nothing uses and outputs that are inputs or constants.",
             )
         runtime = [int(size) for size in by_name[name]["shape"]]
@@ -403,8 +433,8 @@ def ports(
             possible = [None]
         if not possible:
             raise RefusalError(
-                f"{name!r} is {list(shape)} in the model and {runtime} in what onnx2tf wrote, and "
-                "no change of layout leads from one to the other",
+                f"{name!r}, of {makers.get(name, 'no node')}, is {list(shape)} in the model and "
+                f"{runtime} in what onnx2tf wrote: no change of layout leads from one to the other",
                 unsupported=True,
                 remedy="Take another backend, or cut the network before this tensor.",
             )
@@ -413,34 +443,55 @@ def ports(
 
 
 def decide(
-    interpreter: Any, inputs: Sequence[Port], outputs: Sequence[Port], reference: str
+    interpreter: Any,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    reference: str,
+    makers: Mapping[str, str],
+    most: float,
 ) -> list[Layout]:
     """The layouts under which the network gives what the model gave on the same random values."""
     import numpy as np
 
     arrays = np.load(reference)
-    best, chosen = float("inf"), []
+    best, blamed = float("inf"), ""
+    chosen: list[Layout] = []
     for layout in itertools.product(*(port.layouts for port in inputs)):
         for index, (port, axes) in enumerate(zip(inputs, layout, strict=True)):
             value = turned(arrays[f"in{index}"].astype(port.detail["dtype"]), axes)
             interpreter.set_tensor(port.detail["index"], np.ascontiguousarray(value))
-        interpreter.invoke()
+        try:
+            interpreter.invoke()
+        except RuntimeError as error:
+            raise RefusalError(
+                f"LiteRT does not run what onnx2tf made of {listed(makers)}: {str(error).strip()}",
+                unsupported=True,
+                remedy="Write it with other operators or types, or take another backend.",
+            ) from error
         found = []
         for index, port in enumerate(outputs):
             value, wanted = interpreter.get_tensor(port.detail["index"]), arrays[f"out{index}"]
             errors = [relative_error(value, turned(wanted, axes)) for axes in port.layouts]
             found.append((min(errors), port.layouts[int(np.argmin(errors))]))
         worst = max(error for error, _ in found)
-        if worst < best:
+        if worst < best or not chosen:
             best, chosen = worst, [*layout, *(axes for _, axes in found)]
-    if best > MOST_ERROR:
+            name = outputs[[error for error, _ in found].index(worst)].name
+            blamed = f"the output {name!r}, which {makers.get(name, 'nothing')} makes,"
+    if best > most:
         raise RefusalError(
-            "the converted network gives other values than the model in every layout that its "
-            f"shapes allow (relative error {best:.2g})",
+            f"{blamed or 'an output'} has other values than in the model after onnx2tf, in every "
+            f"layout that the shapes allow (relative error {best:.2g} on random inputs)",
             unsupported=True,
-            remedy="Take another backend for this model.",
+            remedy="Write it with other operators, or take another backend for this model.",
         )
     return chosen
+
+
+def listed(makers: Mapping[str, str]) -> str:
+    """The first nodes of a network."""
+    names = list(dict.fromkeys(makers.values()))
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def turned(value: np.ndarray, axes: Layout) -> np.ndarray:
@@ -449,11 +500,15 @@ def turned(value: np.ndarray, axes: Layout) -> np.ndarray:
 
 
 def relative_error(value: np.ndarray, wanted: np.ndarray) -> float:
-    """The length of the difference over that of what is wanted; what is no number counts as 0."""
+    """The length of the difference over that of what is wanted, where that is finite."""
     import numpy as np
 
-    value, wanted = (np.nan_to_num(array.astype(np.float64)).ravel() for array in (value, wanted))
-    return float(np.linalg.norm(value - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
+    value, wanted = (array.astype(np.float64).ravel() for array in (value, wanted))
+    finite = np.isfinite(wanted)
+    value, wanted = value[finite], wanted[finite]
+    if not np.isfinite(value).all():
+        return float("inf")
+    return float(np.linalg.norm(value - wanted) / max(float(np.linalg.norm(wanted)), 1e-6))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from wherry.model import Model
+from wherry.normalise import preview
 from wherry.target import Target, Unsupported
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ OPERATORS = frozenset(
     """.split()  # noqa: SIM905 -- as the tool prints it
 )
 
+ALSO = ("log softmax", "expand Attention", "expand RotaryEmbedding")
+"""What tflite wants of `wherry.normalise` besides."""
+
 OTHER = "Write it with other operators of ONNX, or take another backend for this model."
 QUANTISED = "The model is quantised already: give the float model."
 RANDOM = "Take the random numbers out of the network, or give them to it as an input."
@@ -71,12 +75,31 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys((name for name in OPERATORS if name.startswith("QLinear")), QUANTISED),
     **dict.fromkeys((name for name in OPERATORS if name.startswith("Random")), RANDOM),
     "Bernoulli": RANDOM,
+    "BitShift": "Multiply or divide by a power of two instead.",
     "DFT": OTHER,
     "STFT": OTHER,
     "StringNormalizer": OTHER,
     "Unique": OTHER,
 }
 """Operators that onnx2tf lists and that come out wrong, or in no form, to what to do."""
+
+PARAMETERS: Mapping[str, Sequence[int]] = {
+    **dict.fromkeys(("Squeeze", "Unsqueeze", "Expand", "Tile", "Split", "TopK", "Upsample"), (1,)),
+    **dict.fromkeys(
+        ("Reshape", "CenterCropPad", "CumSum", "CumProd", "AffineGrid", "OneHot"), (1,)
+    ),
+    **dict.fromkeys((name for name in OPERATORS if name.startswith("Reduce")), (1,)),
+    "Col2Im": (1, 2),
+    "ConstantOfShape": (0,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+}
+"""Operators to those of their inputs that decide a shape or an axis."""
+
+WIDE = (11, 13)  # TensorProto.DOUBLE and UINT64, which most kernels of TFLite do not know
+MOST_AXES = 6
 
 UNKNOWN: Mapping[str, str] = {
     "Swish": "Export the model with opset 23 or older, where it is a Sigmoid and a Mul.",
@@ -96,8 +119,25 @@ def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
 
 @lru_cache(maxsize=32)
 def _found(model: Model) -> tuple[Unsupported, ...]:
-    graph = model.proto().graph
+    proto, sources = preview(model, ALSO)
+    return unsupported(proto, sources, model)
+
+
+def unsupported(
+    proto: onnx.ModelProto, sources: Mapping[str, Sequence[str]], model: Model
+) -> tuple[Unsupported, ...]:
+    """What of a normal form will not be converted, in words of the model that it was made from.
+
+    Args:
+        proto: the normal form.
+        sources: its nodes to those of the model.
+        model: the model.
+    """
+    graph = proto.graph
+    written = {name: kind for kind, names in model.operators().items() for name in names}
     values = [*graph.input, *graph.value_info, *graph.output]
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     shapes = {
         value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
         for value in values
@@ -107,15 +147,17 @@ def _found(model: Model) -> tuple[Unsupported, ...]:
     folded = set(constants)
     found: dict[tuple[str, str], Unsupported] = {}
     for node in _computed(graph.node, folded):
-        remedy = _remedy(Seen(node, model.opset, shapes, constants, folded))
+        remedy = _remedy(Seen(node, model.opset, shapes, kinds, constants, folded))
         if not remedy:
             continue
+        said = next(iter(sources.get(node.name, ())), node.name) or node.output[0]
         name = node.op_type if _is_standard(node) else f"{node.domain}::{node.op_type}"
+        name = written.get(said, name)
         first = found.get((name, remedy))
         found[name, remedy] = Unsupported(
             op_type=name,
             count=first.count + 1 if first else 1,
-            node=first.node if first else node.name or node.output[0],
+            node=first.node if first else said,
             remedy=remedy,
         )
     return tuple(found.values())
@@ -150,6 +192,13 @@ def _remedy(seen: Seen) -> str:
         return UNKNOWN.get(kind, OTHER)
     if kind in REFUSED:
         return REFUSED[kind]
+    tensors = [name for name in (*seen.node.input, *seen.node.output) if name]
+    if any(seen.kinds.get(name) in WIDE for name in tensors):
+        return "Compute in float32, or in int64 instead of uint64."
+    if any(len(seen.shapes.get(name, ())) > MOST_AXES for name in tensors):
+        return f"Do with tensors of {MOST_AXES} axes or fewer."
+    if any(seen.has(i) and seen.node.input[i] not in seen.folded for i in PARAMETERS.get(kind, ())):
+        return "Give its parameters as constants; only its data may be computed."
     return RULES[kind](seen) if kind in RULES else ""
 
 
@@ -161,6 +210,7 @@ class Seen:
         node: the node.
         opset: of the model.
         shapes: of those tensors of which the model says it.
+        kinds: element types, likewise.
         constants: the initializers.
         folded: the names of all tensors that are constant.
     """
@@ -168,6 +218,7 @@ class Seen:
     node: onnx.NodeProto
     opset: int
     shapes: Mapping[str, tuple[int, ...]]
+    kinds: Mapping[str, int]
     constants: Mapping[str, onnx.TensorProto]
     folded: Set[str]
 
@@ -269,14 +320,6 @@ def _slice(seen: Seen) -> str:
     return ""
 
 
-def _attention(seen: Seen) -> str:
-    heads, others = seen.get("q_num_heads", 0), seen.get("kv_num_heads", 0)
-    extras = any(seen.has(index) for index in range(3, 7)) or any(map(seen.gives, (1, 2, 3)))
-    if not heads or heads != others or extras or seen.get("is_causal", 0) or seen.get("softcap", 0):
-        return "Export the model with opset 22 or older, where it is made of MatMul and Softmax."
-    return ""
-
-
 def _l2(seen: Seen) -> str:
     axis, rank = seen.get("axis", -1), len(seen.shape(0))
     if axis == -1 or (rank and axis == rank - 1):
@@ -288,7 +331,6 @@ def _when(wrong: Callable[[Seen], Any], remedy: str) -> Callable[[Seen], str]:
     return lambda seen: remedy if wrong(seen) else ""
 
 
-_last = _when(lambda seen: seen.get("select_last_index", 0), "Take the first index, not the last.")
 _weighted = _when(
     lambda seen: seen.node.input[1] not in seen.folded,
     "Only convolutions whose weights are constants can be converted.",
@@ -300,10 +342,8 @@ _replacing = _when(
 RULES: Mapping[str, Callable[[Seen], str]] = {
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), _recurrent),
-    **dict.fromkeys(("ArgMax", "ArgMin"), _last),
     **dict.fromkeys(("Conv", "ConvTranspose"), _weighted),
     **dict.fromkeys(("ScatterND", "ScatterElements"), _replacing),
-    "Attention": _attention,
     "BatchNormalization": _when(
         lambda seen: seen.get("training_mode", 0) or seen.gives(1), "Export the model in eval mode."
     ),
@@ -317,7 +357,6 @@ RULES: Mapping[str, Callable[[Seen], str]] = {
     ),
     "LpNormalization": _l2,
     "Mod": _when(lambda seen: seen.get("fmod", 0), "Write it as x - y * trunc(x / y)."),
-    "Pad": _when(lambda seen: seen.has(3), "Give the pads of all axes, and no axes."),
     "Resize": _resize,
     "RoiAlign": _when(
         lambda seen: (
@@ -326,7 +365,6 @@ RULES: Mapping[str, Callable[[Seen], str]] = {
         ),
         "Only mode avg with output_half_pixel coordinates (aligned=False) is right.",
     ),
-    "RotaryEmbedding": _when(lambda seen: seen.has(3), OTHER),
     "Slice": _slice,
     "Upsample": _when(
         lambda seen: seen.get("mode", "nearest") != "nearest",

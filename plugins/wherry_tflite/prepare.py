@@ -43,7 +43,9 @@ def repair(proto: onnx.ModelProto) -> list[str]:
     del proto.graph.node[:]
     repaired = []
     for node in nodes:
-        mended = REPAIRS[node.op_type](graph, node) if node.op_type in REPAIRS else None
+        mended = widened(graph, node) if node.op_type in WIDENED else None
+        if mended is None and node.op_type in REPAIRS:
+            mended = REPAIRS[node.op_type](graph, node)
         proto.graph.node.extend([node] if mended is None else mended)
         if mended is not None:
             repaired.append(node.name)
@@ -56,6 +58,7 @@ class Graph:
     Attributes:
         opset: of ONNX's own operators.
         shapes: static shapes by tensor.
+        kinds: element types by tensor.
         makers: tensor to the node that gives it.
         takers: tensor to the nodes that take it.
     """
@@ -67,6 +70,11 @@ class Graph:
             value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
             for value in [*inferred.input, *inferred.value_info, *inferred.output]
         }
+        self.kinds = {
+            value.name: value.type.tensor_type.elem_type
+            for value in [*inferred.input, *inferred.value_info, *inferred.output]
+        }
+        self.kinds |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
         self.makers = {name: node for node in proto.graph.node for name in node.output}
         self.takers: dict[str, list[onnx.NodeProto]] = {}
         for node in proto.graph.node:
@@ -121,6 +129,79 @@ def chain(graph: Graph, node: onnx.NodeProto, output: str, *steps: Step) -> Node
 
 
 # --- the repairs: the nodes in place of one, or None where it stays ------------------------------
+
+
+def widened(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """TFLite takes small whole numbers for quantised ones: they are computed in larger ones."""
+    kind = graph.kinds.get(node.input[0], 0)
+    wide = WIDE.get(kind)
+    if wide is None:
+        return None
+    steps: list[Step] = [("Cast", [name], {"to": wide}) for name in node.input]
+    steps.append((node.op_type, list(range(len(steps))), attributes(node)))
+    if graph.kinds.get(node.output[0]) == kind:
+        steps.append(("Cast", [len(steps) - 1], {"to": kind}))
+    return chain(graph, node, node.output[0], *steps)
+
+
+WIDE = {
+    **dict.fromkeys(
+        (
+            onnx.TensorProto.INT8,
+            onnx.TensorProto.UINT8,
+            onnx.TensorProto.INT16,
+            onnx.TensorProto.UINT16,
+        ),
+        onnx.TensorProto.INT32,
+    ),
+    onnx.TensorProto.UINT32: onnx.TensorProto.INT64,
+}
+WIDENED = frozenset(
+    (
+        *("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+        *("BitwiseNot", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
+    )
+)
+
+
+def indices(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """Indices that count from the end are refused where they are not known in advance."""
+    name, shape = node.input[1], graph.shapes.get(node.input[0], ())
+    if graph.value(node, 1) is not None or not shape:
+        return None
+    about, y = attributes(node), node.output[0]
+    kind = onnx.helper.tensor_dtype_to_np_dtype(graph.kinds[name])
+    length = graph.constant(f"{y}/length", np.asarray(shape[about.get("axis", 0)], kind))
+    return chain(
+        graph,
+        node,
+        y,
+        ("Add", [name, length], {}),
+        ("Mod", [0, length], {}),
+        (node.op_type, [node.input[0], 1], about),
+    )
+
+
+def last_index(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """The last of several is the first from behind."""
+    about = attributes(node)
+    if not about.pop("select_last_index", 0):
+        return None
+    x, y = node.input[0], node.output[0]
+    shape = graph.shapes[x]
+    axis = about.get("axis", 0) % len(shape)
+    ends = {"start": -1, "end": -(2**31), "axis": axis, "step": -1}
+    names = [graph.constant(f"{y}/{word}", np.asarray([ends[word]])) for word in ends]
+    last = graph.constant(f"{y}/last", np.asarray(shape[axis] - 1))
+    return chain(
+        graph,
+        node,
+        y,
+        ("Slice", [x, *names], {}),
+        (node.op_type, [0], about),
+        ("Sub", [last, 1], {}),
+    )
 
 
 def elu(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
@@ -282,6 +363,8 @@ ROUNDINGS = {
 
 REPAIRS: dict[str, Callable[[Graph, onnx.NodeProto], Nodes | None]] = {
     "Elu": elu,
+    "GatherElements": indices,
+    **dict.fromkeys(("ArgMax", "ArgMin"), last_index),
     "Resize": nearest,
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), softmax),
     **dict.fromkeys(("RNN", "LSTM"), last_state),

@@ -74,8 +74,8 @@ class Trials(trials.Trials):
             for digest, trial in made.items()
         }
 
-    def _convert(self, name: str, proto: Any, target: Any) -> Any:
-        del proto
+    def _convert(self, name: str, proto: Any, target: Any, samples: Any) -> Any:
+        del proto, samples
         trial = trials.Trial(self._forms[name].model)
         trial.missing = ""
         try:

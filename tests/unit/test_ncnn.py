@@ -96,16 +96,31 @@ def test_second_output_of_a_pool(tmp_path):
     assert refused(model) == {"MaxPool": (1, "MaxPool/0")}
 
 
-def test_softmax_meant_several_axes_before_opset_13(tmp_path):
-    body = "y = Softmax <axis = 1> (x)"
-    assert "Softmax" in refused(network(tmp_path, body, opset=11))
-    assert not refused(network(tmp_path, body, opset=13))
+def test_what_the_normal_form_cures_is_no_problem(tmp_path):
+    assert not refused(network(tmp_path, "y = Softmax <axis = 1> (x)", opset=11))
+    assert not refused(network(tmp_path, "y = Relu(x)", opset=27))
 
 
 def test_opset_that_pnnx_does_not_read(tmp_path):
-    found = plugin.preflight(network(tmp_path, "y = Relu(x)", opset=27), TARGET)
+    graph = network(tmp_path, "y = Relu(x)").proto().graph
+    found = operators.preflight(graph, 27)
     assert [(item.op_type, item.count) for item in found] == [("every operator (opset 27)", 1)]
     assert "26" in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "words"),
+    [
+        ("(float[1,4] x, float e) => (float[1,4] y)", "y = Mul(x, e)", "without axes of Mul"),
+        ("(float[1,2,4,4] x, float[4] s) => (float[1,2,8,8] y)", "y = Resize(x, , s)", "Resize"),
+        ("(float[1,4] x, float[1,4] e) => (float[1,4] y)", "y = Pow(x, e)", "Pow"),
+        ("(float[1,4] x) => (float[1,4] y)", "y = Shrink <lambd = 1.5> (x)", "Shrink"),
+        ("(float[1,1,3,2] x, float[1,2,4,2] g) => (float[1,1,2,4] y)",
+         'y = GridSample <mode = "nearest"> (x, g)', "GridSample"),
+    ],
+)  # fmt: skip
+def test_forms_that_come_out_wrong(tmp_path, signature, body, words):
+    assert any(words in kind for kind in refused(network(tmp_path, body, signature=signature)))
 
 
 @pytest.mark.parametrize(
@@ -231,11 +246,15 @@ def test_batch_axes(tmp_path, model, axes, expected):
     ("text", "answer", "words"),
     [
         (PARAM.replace("Sigmoid sig", "Tensor.to sig"), {}, "this form of Cast"),
-        (PARAM.replace("Sigmoid sig", "torch.sigmoid sig"), {}, "its layer sigmoid_0"),
+        (
+            PARAM.replace("Sigmoid sig", "torch.sigmoid sig"),
+            {},
+            "one of Relu (node 'Relu/0'), Sigmoid (node 'Sigmoid/1')",
+        ),
         (PARAM.replace("ReLU relu", "Relu relu"), {}, "Relu/0: pnnx does not convert"),
         (PARAM, {"left_out": ["ignore ReLU relu_0 param alpha=1"]}, "ReLU"),
         (PARAM, {"left_out": ["sum along batch axis is not supported yet"]}, "batch axis"),
-        (PARAM.replace("out0", "2"), {}, "leaves 'y' out"),
+        (PARAM.replace("out0", "2"), {}, "leaves 'y', of Sigmoid, out"),
     ],
 )
 def test_what_did_not_convert_is_refused(tmp_path, model, text, answer, words):

@@ -224,6 +224,20 @@ def test_operators_in_other_words(made):
     assert set(result.nodes.values()) == {("/Relu/a",), ("/HardSwish/b",), ("/Sigmoid/y",)}
 
 
+def test_an_older_opset_where_it_means_the_same(made):
+    text = "(float[1,4] x) => (float[1,4] y) { y = Erf(x) }"
+    result, _ = made(text, ["opset 13"], opset=17)
+    assert result.model.opset == 13
+    assert not result.warnings
+
+
+def test_no_older_opset_where_it_means_something_else(made):
+    text = "(float[2,3,4] x) => (float[2,3,4] y) { y = Softmax(x) }"
+    result, _ = made(text, ["opset 12"], opset=17)
+    assert result.model.opset == 17
+    assert "'opset 12' was left out" in result.warnings[0]
+
+
 def test_operators_that_onnx_does_not_define_by_others_stay(made):
     text = "(float[1,4] x) => (float[1,4] y) { y = Erf(x) }"
     assert made(text, ["expand Erf"])[1] == ["Erf"]

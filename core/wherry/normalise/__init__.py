@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 from wherry.errors import ModelError
 from wherry.model import Model
 from wherry.normalise import fold, forms, fuse, windows
-from wherry.normalise.expand import expand
+from wherry.normalise.expand import expand, lower_opset
 from wherry.normalise.graph import STANDARD, Graph
 from wherry.normalise.prove import Proof
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EXPAND", "OPTIONAL", "PASSES", "Normalised", "normalise", "preview"]
+__all__ = ["EXPAND", "OPSET", "OPTIONAL", "PASSES", "Normalised", "normalise", "preview"]
 
 Rewrite = Callable[[Graph, "onnx.NodeProto"], bool]
 
@@ -68,6 +68,9 @@ OPTIONAL: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
 
 EXPAND = "expand "
 """Before an operator in ``normalise(also=...)``: it is written with others, as ONNX defines it."""
+
+OPSET = "opset "
+"""Before a number in ``normalise(also=...)``: of a newer model the opset becomes this one."""
 
 UNDONE = {"hard swish": f"{EXPAND}HardSwish"}
 """Passes that would put together what another word takes apart."""
@@ -111,7 +114,7 @@ def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Norm
     Args:
         model: with static shapes and a name for every node (`Model.with_static_shapes`).
         directory: an existing folder.
-        also: passes of `OPTIONAL`, and operators after `EXPAND`.
+        also: passes of `OPTIONAL`, operators after `EXPAND`, an opset after `OPSET`.
 
     Returns:
         The same bytes and words whenever it is called.
@@ -151,7 +154,9 @@ def preview(
 
 
 def _passes(also: Collection[str]) -> list[str]:
-    optional = [word for word in sorted(also) if word in OPTIONAL or word.startswith(EXPAND)]
+    optional = [
+        word for word in sorted(also) if word in OPTIONAL or word.startswith((EXPAND, OPSET))
+    ]
     assert len(optional) == len(set(also)), "a backend asks for a pass that there is not"
     names = [name for name in PASSES if name not in UNDONE or UNDONE[name] not in optional]
     return [CONSTANTS, *names, *optional]
@@ -179,6 +184,9 @@ def _problem(proof: Proof, graph: Graph) -> str:
 def _rewritten(model: Model, passes: Sequence[str]) -> Graph:
     """A fresh copy of the model after the passes."""
     proto = model.proto()
+    for name in passes:
+        if name.startswith(OPSET):
+            lower_opset(proto, int(name.removeprefix(OPSET)))
     words = {name.removeprefix(EXPAND) for name in passes if name.startswith(EXPAND)}
     graph = Graph(proto, expand(proto, words) if words else {})
     while _sweep(graph, passes):

@@ -1,4 +1,4 @@
-"""Operators in other words: ONNX defines some by others, and says so in their schemas."""
+"""Other words for operators: ONNX defines some by others; and most mean the same for long."""
 
 from __future__ import annotations
 
@@ -84,3 +84,10 @@ def _definition(
     del body.opset_import[:]
     body.opset_import.add(domain="", version=opset)
     return body
+
+
+def lower_opset(proto: onnx.ModelProto, opset: int) -> None:
+    """Give a newer model this opset; whether it still means the same, the proof has to say."""
+    for entry in proto.opset_import:
+        if entry.domain in STANDARD:
+            entry.version = min(entry.version, opset)
