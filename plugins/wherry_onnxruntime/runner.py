@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import tempfile
 from pathlib import Path
@@ -23,6 +24,7 @@ _MODES = {
 }
 # It quantises float weights between Q/DQ by a rule of its own: nodes that were kept in fp32 too.
 UNWANTED = ["WeightBiasQuantization"]
+_CPU_INFO = Path("/proc/cpuinfo")
 _CPU = "CPUExecutionProvider"
 # What ONNX Runtime adds to a name where it casts, changes the layout, or makes it another's.
 _ADDED = re.compile(
@@ -139,6 +141,21 @@ def plain(name: str) -> str:
     return _ADDED.sub("", name)
 
 
+def saturates() -> bool:
+    """Whether ONNX Runtime's fast 8-bit kernels compute something else on this processor.
+
+    On x86 without VNNI they add products in pairs in 16 bits, which are too few. The exact kernels
+    take about twice the time where there is VNNI, and are not taken there.
+    """
+    if platform.machine().lower() not in {"x86_64", "amd64", "i686", "i386"}:
+        return False
+    try:
+        words = set(_CPU_INFO.read_text().split())
+    except OSError:
+        return True  # not Linux: nobody says
+    return not words & {"avx512_vnni", "avx_vnni"}
+
+
 def _settings(artifact: dict[str, Any], options: dict[str, Any]) -> Any:
     """``SessionOptions`` for an artifact; a new one for every session."""
     settings = onnxruntime.SessionOptions()
@@ -149,10 +166,8 @@ def _settings(artifact: dict[str, Any], options: dict[str, Any]) -> Any:
     spinning = "1" if options["spinning"] else "0"
     settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     settings.add_session_config_entry("session.inter_op.allow_spinning", spinning)
-    # On x86 without VNNI, products of 8 bits are added in pairs in 16 bits, which overflow; the
-    # kernels that this chooses add them in 32. Elsewhere it changes nothing.
-    exact = "1" if options["exact_int8"] else "0"
-    settings.add_session_config_entry("session.x64quantprecision", exact)
+    if options["exact_int8"] and saturates():
+        settings.add_session_config_entry("session.x64quantprecision", "1")
     if artifact.get("provenance", {}).get("quantized") == "weights":
         # Or ONNX Runtime would keep them apart for its 8-bit kernels, of which there are none
         # here, and would dequantise them in every inference instead of once.
