@@ -183,6 +183,17 @@ def indices(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     )
 
 
+def infinite(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """The greatest of values that are all -inf is the least finite number, in TFLite."""
+    for index in (0, 1):
+        value = graph.value(node, index)
+        if value is not None and value.dtype.kind == "f" and np.isneginf(value).all():
+            y, other = node.output[0], node.input[1 - index]
+            least = graph.constant(f"{y}/least", np.full_like(value, np.finfo(value.dtype).min))
+            return chain(graph, node, y, ("LessOrEqual", [other, least], {}))
+    return broadcast(graph, node)
+
+
 def last_index(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     """The last of several is the first from behind."""
     about = attributes(node)
@@ -370,7 +381,8 @@ REPAIRS: dict[str, Callable[[Graph, onnx.NodeProto], Nodes | None]] = {
     **dict.fromkeys(("RNN", "LSTM"), last_state),
     **dict.fromkeys(("Add", "Sub", "Max", "Min", "Mean", "Sum", "Pow"), broadcast),
     **dict.fromkeys(("Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), broadcast),
-    **dict.fromkeys(("Equal", "And", "Or", "Xor", "Mod"), broadcast),
+    **dict.fromkeys(("And", "Or", "Xor", "Mod"), broadcast),
+    "Equal": infinite,
     **dict.fromkeys(("Mul", "Div"), product),
 }
 

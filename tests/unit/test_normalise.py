@@ -63,6 +63,11 @@ FORMS = {
     "identity of the input": (f"{PICTURE} {{ y = Identity(x) }}", {}, "Identity"),
     "dropout": (f"{PICTURE} {{ a = Dropout(x) y = Relu(a) }}", {}, "Relu"),
     "cast to the same": (f"{PICTURE} {{ a = Cast<to = 1>(x) y = Relu(a) }}", {}, "Relu"),
+    "cast like": (
+        "(float[1,4] x, int64[3] i) => (int64[1,4] y) { y = CastLike(x, i) }",
+        {"opset": 15},
+        "Cast",
+    ),
     "transpose of ones": (
         ("(float[1,4,9] x) => (float[1,4,9] y)"
         "{ a = Transpose<perm = [0,1,2]>(x) y = Relu(a) }"), {}, "Relu",

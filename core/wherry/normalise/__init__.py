@@ -44,6 +44,7 @@ PASSES: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
             ("Identity", "Cast", "Dropout", "Transpose", "Pad", *SHAPES, *ONE_OF_MANY),
         )
     ],
+    "types": [(forms.cast_like, ("CastLike",))],
     "padding": [
         (windows.padding, ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")),
         (forms.pad, ("Pad",)),

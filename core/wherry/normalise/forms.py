@@ -50,6 +50,15 @@ def nothing(graph: Graph, node: onnx.NodeProto) -> bool:
     return False
 
 
+def cast_like(graph: Graph, node: onnx.NodeProto) -> bool:
+    """A Cast to a type that is known."""
+    kind = graph.kind(node.input[1])
+    if not kind:
+        return False
+    graph.replace([node], ("Cast", [node.input[0]], {"to": kind}))
+    return True
+
+
 def _drops(graph: Graph, node: onnx.NodeProto) -> bool:
     if len(node.output) > 1 and (node.output[1] in graph.takers or node.output[1] in graph.kept):
         return True
