@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wherry.artifact import Artifact
     from wherry.context import StepContext
     from wherry.model import Model
+    from wherry.operators import Asking, Support
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """The words for a precision, wide to narrow. A backend lists those that it offers."""
@@ -207,6 +208,8 @@ class Backend:
         mixed: precisions in which single nodes can stay in fp32 (the option ``keep_fp32``).
         refusals: precision to the reason why this backend cannot offer it, with a remedy.
         preflight: the operators that it would refuse, found without converting.
+        operators: what it supports of each operator of ONNX, by name (``Conv``, or
+            ``com.microsoft::FusedConv``), asked of its tool and runtime; None: it cannot tell.
         runs_on_host: False where no host can run the artifact, so that parity is not checked there.
         parity: thresholds that replace ``DEFAULT_PARITY``.
         expose: makes of an artifact, for ``wherry debug layers``, one that computes the same and
@@ -229,6 +232,7 @@ class Backend:
     calibrated: frozenset[str] = frozenset()
     refusals: Mapping[str, str] = field(default_factory=dict)
     preflight: Callable[[Model, Target], Sequence[Unsupported]] = no_preflight
+    operators: Callable[[Asking], Mapping[str, Support]] | None = None
     runs_on_host: bool = True
     parity: Mapping[str, ParityThreshold] = field(default_factory=dict)
     mixed: frozenset[str] = frozenset()

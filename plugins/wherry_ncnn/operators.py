@@ -84,7 +84,7 @@ PARAMETERS = {
 """Operators to those of their inputs that pnnx has to know in advance."""
 
 _CUT = "End the network before it, or compute it outside of the network."
-_REMEDIES = {
+REMEDIES = {
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "Hardmax"), _CUT),
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear"), "Give the network in float32, not quantised."
@@ -102,7 +102,7 @@ _REMEDIES = {
 
 def remedy(kind: str) -> str:
     """What to do about an operator that pnnx does not convert."""
-    return _REMEDIES.get(kind, "Write it with other operators, or use another backend.")
+    return REMEDIES.get(kind, "Write it with other operators, or use another backend.")
 
 
 def preflight(graph: onnx.GraphProto, opset: int) -> list[Unsupported]:

@@ -17,7 +17,7 @@ from wherry.normalise import preview
 from wherry.onnx_file import default_opset
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Unsupported
-from wherry_ncnn import operators, param
+from wherry_ncnn import operators, param, support
 from wherry_ncnn.prepare import prepare
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def wherry_backends() -> Iterable[Backend]:
             "int8": "this backend does not quantise; ask for fp16 or fp32",
         },
         preflight=preflight,
+        operators=lambda tools: support.operators(tools, RUNTIMES[0]),
     )
 
 

@@ -21,6 +21,7 @@ from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
 from wherry_onnxruntime.int8 import GIVEN, Source, describe, expose, quantise
+from wherry_onnxruntime.operators import operators
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +104,7 @@ def wherry_backends() -> Iterable[Backend]:
         mixed=frozenset({"fp16", "int8"}),
         refusals={"bf16": "ONNX Runtime has no bfloat16 kernels on a CPU; ask for fp16 or fp32"},
         preflight=preflight,
+        operators=operators,
         expose=expose,
     )
 
