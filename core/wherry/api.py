@@ -8,6 +8,7 @@ print(record.values["results"][0]["latency"]["median_ms"])
 from __future__ import annotations
 
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
+from wherry.cli.debug import debug_layers
 from wherry.cli.devices import (
     devices_clean,
     devices_list,
@@ -30,6 +31,7 @@ __all__ = [
     "cache_gc",
     "cache_list",
     "cache_verify",
+    "debug_layers",
     "devices_clean",
     "devices_list",
     "devices_probe",

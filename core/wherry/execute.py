@@ -18,6 +18,7 @@ from wherry.home import home
 if TYPE_CHECKING:
     from wherry.engine.local import Event
     from wherry.host import Host
+    from wherry.manifest import Manifest
     from wherry.plan import Plan
     from wherry.records.requests import Request
     from wherry.reports import RunRecord
@@ -50,6 +51,7 @@ def prepare(
     reach: bool = True,
     earlier: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = _log.warning,
+    narrow: Callable[[Manifest], Manifest] | None = None,
 ) -> Prepared:
     """Load the plugins and the manifest, and lay out the plan; nothing is run yet.
 
@@ -63,6 +65,7 @@ def prepare(
             measured; without, nothing is reached, and the plan cannot be run where there are any.
         earlier: the devices that another run has chosen so.
         tell: told what was chosen, and who has the devices while we wait.
+        narrow: makes of the loaded manifest the one that is planned; None: it is planned whole.
 
     Raises:
         DeviceError: no device with some tags can be had.
@@ -81,6 +84,8 @@ def prepare(
     root, cancelled = home(), cancelled or threading.Event()
     host = host or HostClass.load()
     loaded = load_manifest(manifest, host, overrides=overrides)
+    if narrow is not None:
+        loaded = narrow(loaded)
     plan = make_plan(loaded, host, loaded.inventory)
     run_id = new_run_id()
     services = ServicesClass(
