@@ -99,6 +99,12 @@ FORMS = {
         "{ y = ConvTranspose<output_shape = [10,8], strides = [3,2],"
         " output_padding = [1,1]>(x, w) }"), {}, "ConvTranspose",
     ),
+    "transposed output shape that is larger": (
+        ("(float[1,4,3,3] x) => (float[1,2,10,8] y) <float[4,2,3,3] w>"
+        "{ y = ConvTranspose<output_shape = [10,8], strides = [3,2]>(x, w) }"),
+        {},
+        "ConvTranspose",
+    ),
     "ceil": (
         ("(float[1,4,10,12] x) => (float[1,4,5,6] y)"
         "{ y = MaxPool<ceil_mode = 1, kernel_shape = [3,3], strides = [2,2]>(x) }"), {}, "MaxPool",
@@ -183,6 +189,11 @@ def test_rewrite(made, name):
 
 
 OPTIONAL = {
+    "powers": (
+        "(float[1,4] x) => (float[1,4] y) { n = Constant<value_float = 3.0>() y = Pow(x, n) }",
+        17,
+        "Mul Mul",
+    ),
     "pairs": (
         "(float[1,4] a, float[1,4] b, float[1,4] c) => (float[1,4] y) { y = Sum(a, b, c) }",
         17,

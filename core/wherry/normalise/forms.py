@@ -243,6 +243,18 @@ def pairs(graph: Graph, node: onnx.NodeProto) -> bool:
     return True
 
 
+def power(graph: Graph, node: onnx.NodeProto) -> bool:
+    """The third and fourth power of float32 as products, which are defined below zero too."""
+    x, exponent = node.input[0], graph.value(node, 1)
+    if exponent is None or exponent.size != 1 or graph.kind(x) != 1:
+        return False
+    if graph.shape(node.output[0]) != graph.shape(x) or exponent.ravel()[0] not in {3, 4}:
+        return False
+    other = x if exponent.ravel()[0] == 3 else 0
+    graph.replace([node], ("Mul", [x, x], {}), ("Mul", [0, other], {}))
+    return True
+
+
 def log_softmax(graph: Graph, node: onnx.NodeProto) -> bool:
     """In parts, in which no logarithm of a probability that has become zero is taken."""
     shape = graph.shape(node.input[0])

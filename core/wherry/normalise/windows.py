@@ -40,8 +40,12 @@ def padding(graph: Graph, node: onnx.NodeProto) -> bool:
             for size, stride, span, length in zip(sizes, strides, spans, lengths, strict=True)
         ]
         upper, asked = word == "SAME_UPPER", word.startswith("SAME")
-    if min(totals, default=0) < 0:
-        return False
+    if node.op_type == "ConvTranspose" and min(totals, default=0) < 0:
+        extra = about.get("output_padding", [0] * len(lengths))
+        about["output_padding"] = [
+            each - min(total, 0) for each, total in zip(extra, totals, strict=True)
+        ]
+        totals = [max(total, 0) for total in totals]
     if asked:
         less = [total // 2 for total in totals]
         more = [total - each for total, each in zip(totals, less, strict=True)]
