@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import onnx
 
 NEWEST_OPSET = 26
+MOST_AXES = 4  # of ncnn's tensors
 
-ALSO = ("log softmax", "pairs", f"opset {NEWEST_OPSET}")
+ALSO = ("log softmax", "pairs", "powers", f"opset {NEWEST_OPSET}")
 """What ncnn wants of `wherry.normalise` besides."""
 
 _OPERATORS = """
@@ -228,8 +229,15 @@ def _nodes(view: _View) -> Iterator[tuple[str, str, str]]:
         domain = "" if node.domain in {"", "ai.onnx"} else f"{node.domain}::"
         if domain or node.op_type not in OPERATORS:
             yield domain + node.op_type, node.name, remedy(node.op_type)
+        elif any(_is_deep(view.shapes.get(name, ())) for name in (*node.input, *node.output)):
+            yield node.op_type, node.name, "Do with tensors of 4 axes besides a batch of 1."
         elif instead := _wrong_form(node, view):
             yield node.op_type, node.name, instead
+
+
+def _is_deep(shape: tuple[int, ...]) -> bool:
+    """A tensor has more axes than ncnn's, of which the batch is none."""
+    return len(shape) - (shape[:1] == (1,)) > MOST_AXES
 
 
 def _wrong_form(node: onnx.NodeProto, view: _View) -> str | None:
