@@ -126,6 +126,13 @@ class Model:
             found.setdefault(domain + node.op_type, []).append(node.name)
         return {operator: tuple(names) for operator, names in found.items()}
 
+    def listed(self, most: int = 5) -> str:
+        """The first nodes with their operators, for people: ``Conv (node 'c'), ...``."""
+        found = [
+            f"{kind} (node {name!r})" for kind, names in self.operators().items() for name in names
+        ]
+        return ", ".join(found[:most]) + (", ..." if len(found) > most else "")
+
     def with_static_shapes(self, shapes: Mapping[str, tuple[int, ...]], directory: Path) -> Model:
         """Write a copy that every converter can take: ``directory/model.onnx``.
 
