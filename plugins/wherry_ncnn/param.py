@@ -1,4 +1,4 @@
-"""Reads ncnn's ``.param`` files: the graph of a converted network, as text.
+"""Reads and writes ncnn's ``.param`` files: the graph of a converted network, as text.
 
 The form (ncnn's source, ``net.cpp`` and ``paramdict.cpp``)::
 
@@ -7,16 +7,18 @@ The form (ncnn's source, ``net.cpp`` and ``paramdict.cpp``)::
     TYPE NAME N_INPUTS N_OUTPUTS INPUTS... OUTPUTS... KEY=VALUE ...
 
 A value is a whole number, a decimal one, or a text; the key ``-23300 - k`` says that the key ``k``
-has an array, ``-23300=COUNT,VALUE,...``.
+has an array, ``-23300=COUNT,VALUE,...``. ncnn reads 15 characters of a number and no more, and
+keeps decimal ones in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _MAGIC = "7767517"
 _ARRAY = -23300
+_LONGEST = 15  # characters of a number
 Value = int | float | str
 
 
@@ -109,4 +111,28 @@ def _value(text: str) -> Value:
             return kind(text)
         except ValueError:
             continue
+    return text
+
+
+def write(layers: Sequence[Layer]) -> str:
+    """The inverse of `parse`; decimal values that would be too long lose what float32 has not."""
+    lines = [_MAGIC, f"{len(layers)} {sum(len(layer.outputs) for layer in layers)}"]
+    for layer in layers:
+        counts = f"{len(layer.inputs)} {len(layer.outputs)}"
+        words = [f"{layer.type:<24} {layer.name:<24} {counts}", *layer.inputs, *layer.outputs]
+        words += [_written(key, value) for key, value in layer.parameters.items()]
+        lines.append(" ".join(words))
+    return "\n".join(lines) + "\n"
+
+
+def _written(key: int, value: Value | tuple[Value, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"{_ARRAY - key}={','.join([str(len(value)), *map(_text, value)])}"
+    return f"{key}={_text(value)}"
+
+
+def _text(value: Value) -> str:
+    text = str(value)
+    if isinstance(value, float) and len(text) > _LONGEST:
+        return f"{value:.8e}"  # all of a float32
     return text

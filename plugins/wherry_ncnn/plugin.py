@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,15 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+import wherry.quantize.given
 from wherry.artifact import Artifact, Binding
 from wherry.errors import ToolError, UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.normalise import preview
 from wherry.onnx_file import default_opset
+from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
-from wherry.target import Backend, RuntimeOptions, Unsupported
+from wherry.target import Backend, RuntimeOptions, Unsupported, convert_option
 from wherry_ncnn import operators, param, support
+from wherry_ncnn.expose import WHOLE, expose
+from wherry_ncnn.int8 import PARAM, rewrite
+from wherry_ncnn.layers import describe, find
 from wherry_ncnn.prepare import prepare
+from wherry_ncnn.quantize import Quantised, Winograd, table_text
 
 if TYPE_CHECKING:
     import onnx
@@ -29,12 +36,11 @@ if TYPE_CHECKING:
     from wherry.target import Target
 
 HERE = Path(__file__).parent
-MOST_AXES = 4  # of ncnn's tensors
 REPORT = "Report this to wherry, with the model if you can."
 
 
 class NcnnOptions(RuntimeOptions):
-    """ncnn's options; none of them changes the artifact."""
+    """ncnn's options; ``winograd_int8`` and ``keep_fp32`` alone change the artifact."""
 
     fp16_arithmetic: bool = Field(
         default=False,
@@ -53,6 +59,13 @@ class NcnnOptions(RuntimeOptions):
         ge=0,
         le=400,
         description="milliseconds that idle threads spin before they sleep",
+    )
+    winograd_int8: Winograd = convert_option(
+        "six_bits",
+        description="3x3 convolutions with a stride of 1: six_bits: weights of 6 bits, with which "
+        "Winograd's sums cannot overflow; eight_bits: more exact where they do not; off: 8 bits, "
+        "without Winograd's algorithm",
+        precisions=["int8"],
     )
 
 
@@ -77,35 +90,42 @@ def wherry_backends() -> Iterable[Backend]:
     yield Backend(
         name="ncnn",
         description="ncnn, small and fast on ARM; converted by pnnx",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options=NcnnOptions,
         runner=HERE / "runner.py",
         runtime=RUNTIMES,
         converter=CONVERTER,
         artifact_format="ncnn",
-        convert_files=tuple(
-            HERE / f"{name}.py" for name in ("plugin", "prepare", "operators", "param", "convert")
-        ),
+        convert_files=(*sorted(HERE.glob("*.py")), Path(wherry.quantize.given.__file__)),
+        calibrated=frozenset({"int8"}),
+        mixed=frozenset({"int8"}),
         refusals={
             "bf16": "ncnn's bf16 storage costs more accuracy than fp16 and no less memory; ask "
             "for fp16",
-            "int8": "this backend does not quantise; ask for fp16 or fp32",
         },
         preflight=preflight,
+        expose=expose,
         operators=lambda tools: support.operators(tools, RUNTIMES[0]),
     )
 
 
 def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
     """Operators and tensors that pnnx or ncnn cannot do; see `wherry_ncnn.operators`."""
-    del target
-    return _refusals(model)
+    return _refusals(model, quantised=target.precision == "int8" and is_quantised(model))
 
 
 @lru_cache(maxsize=64)  # a manifest asks for every target of a model
-def _refusals(model: Model) -> tuple[Unsupported, ...]:
-    proto, sources = preview(model, operators.ALSO)
-    return _refused(proto, sources, model)
+def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
+    if not quantised:
+        proto, sources = preview(model, operators.ALSO)
+        return _refused(proto, sources, model)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made, _ = float_model(model, Path(folder))
+        except UnsupportedError as error:
+            where = (error.where or "").removeprefix("node ")
+            return (Unsupported("what is quantised already", 1, where, error.remedy or REPORT),)
+        return _refusals(made, quantised=False)
 
 
 def _refused(
@@ -133,7 +153,8 @@ def wherry_convert(
     """``model.param`` and ``model.bin``; raises `UnsupportedError` for what does not convert."""
     import onnx
 
-    del calibration
+    if target.precision == "int8" and is_quantised(model):
+        model, calibration = float_model(model, context.scratch)
     normal = context.normalised(model, operators.ALSO)
     for found in _refused(normal.model.proto(), normal.nodes, model):
         raise UnsupportedError(
@@ -154,20 +175,39 @@ def wherry_convert(
             where=error.where,
             remedy=error.remedy,
         ) from error
-    layers = _layers(context.output / "model.param")
+    layers = _layers(context.output / PARAM)
     _check_layers(layers, response["left_out"], model)
     blobs = {blob for layer in layers for blob in layer.outputs}
     axes: Mapping[str, int | None] = response["batch_axes"]
     whose = operators.nodes_of(model.proto().graph)
-    return Artifact.from_directory(
+    inputs = _bindings("in", model.inputs, axes, blobs, whose)
+    outputs = _bindings("out", model.outputs, axes, blobs, whose)
+    kind = "fp16" if target.precision == "fp16" else "fp32"
+    tool = RUNTIMES[0], NcnnOptions().model_dump(mode="json")
+    names = find(model, layers, (inputs, outputs), kind, context, tool)
+    made = Quantised(layers, {})
+    if target.precision == "int8":
+        assert calibration is not None  # the backend asks for it
+        made = rewrite(layers, names, model, target, calibration, context)
+    artifact = Artifact.from_directory(
         context.output,
         backend=target.backend,
         precision=target.precision,
         format="ncnn",
-        inputs=_bindings("in", model.inputs, axes, blobs, whose),
-        outputs=_bindings("out", model.outputs, axes, blobs, whose),
-        provenance={"tool": "pnnx", "version": response["pnnx"], "layers": len(layers)},
+        inputs=inputs,
+        outputs=outputs,
+        provenance={
+            "tool": "pnnx",
+            "version": response["pnnx"],
+            "layers": len(layers),
+            **({WHOLE: dict(made.whole)} if made.whole else {}),
+        },
+        layers=describe(layers, names, kind, made.table),
     )
+    if made.table:
+        # Beside the artifact and not of it: ncnn's own tools read it, a board does not.
+        (context.output / "model.table").write_text(table_text(made.table), encoding="utf-8")
+    return artifact
 
 
 def _shape(spec: TensorSpec) -> str:
@@ -246,10 +286,10 @@ def _binding(
             where=where,
             remedy="Give the model a batch of 1.",
         )
-    if len(shape) - (axis is not None) not in range(1, MOST_AXES + 1):
+    if len(shape) - (axis is not None) not in range(1, operators.MOST_AXES + 1):
         raise UnsupportedError(
             f"{spec.name!r}, of {operator}, has {len(shape)} axes, and ncnn's tensors have 1 to "
-            f"{MOST_AXES} besides the batch",
+            f"{operators.MOST_AXES} besides the batch",
             where=where,
             remedy="Reshape it outside of the network.",
         )

@@ -1,0 +1,168 @@
+"""Writes the int8 form of a network: what ncnn's own ``ncnn2int8`` does with a table of scales.
+
+Convolutions, depthwise ones and inner products are computed in int8, with a scale for each output
+channel's weights (for each group's, where the convolution has groups) and one for the input; all
+else stays in float32. A whole number is ``round(x * scale)``, held within -127 and 127. Where the
+only reader of a convolution's result is another convolution in int8, the result is written in the
+reader's whole numbers (100 is added to the scale term), and no float tensor lies between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from wherry_ncnn.weights import INT8, Weight
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wherry_ncnn.param import Layer
+
+Winograd = Literal["six_bits", "eight_bits", "off"]
+"""How 3x3 convolutions that ncnn may do by Winograd's algorithm are quantised."""
+
+LAYERS = frozenset({"Convolution", "ConvolutionDepthWise", "InnerProduct"})
+"""Those that ncnn computes in int8 by a scale of the input that is known in advance."""
+
+_CONVOLUTIONS = frozenset({"Convolution", "ConvolutionDepthWise"})
+_SCALE_TERM, _FEATURES = 8, 31  # keys
+_NO_WINOGRAD = 1 << 6  # in the features that a layer does without
+_FUSED = 100
+_MOST, _MOST_SIX_BITS = 127, 31
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A network in int8.
+
+    Attributes:
+        layers: of it.
+        weights: of its layers.
+        table: layer to (scales of its weights, scale of its input).
+        whole: blob to the scale of the whole numbers in it, of those that hold some.
+    """
+
+    layers: tuple[Layer, ...]
+    weights: Mapping[str, Sequence[Weight]]
+    table: Mapping[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+    whole: Mapping[str, float] = field(default_factory=dict)
+
+
+def quantise(
+    layers: Sequence[Layer],
+    weights: Mapping[str, Sequence[Weight]],
+    thresholds: Mapping[str, float],
+    winograd: Winograd,
+) -> Quantised:
+    """Quantise some layers of a network.
+
+    Args:
+        layers: of a network in float32.
+        weights: of its layers.
+        thresholds: layers that become int8, to the greatest |x| of their input.
+        winograd: see `Winograd`.
+    """
+    inputs = {name: _MOST / threshold for name, threshold in thresholds.items() if threshold > 0}
+    table: dict[str, tuple[np.ndarray, float]] = {}
+    made = dict(weights)
+    for layer in layers:
+        if layer.name in inputs:
+            six_bits = winograd == "six_bits" and may_be_winograd(layer)
+            scales = _weight_scales(layer, weights[layer.name][0].values, six_bits=six_bits)
+            table[layer.name] = (scales, inputs[layer.name])
+    fused = _fused(layers, table)
+    changed = []
+    for layer in layers:
+        if layer.name not in table:
+            changed.append(layer)
+            continue
+        scales, scale = table[layer.name]
+        outputs = [fused[layer.name]] if layer.name in fused else []
+        made[layer.name] = _arrays(weights[layer.name], scales, [scale], outputs)
+        term = (1 if layer.type == "ConvolutionDepthWise" else 2) + _FUSED * len(outputs)
+        parameters = {**layer.parameters, _SCALE_TERM: term}
+        if winograd == "off" and may_be_winograd(layer):
+            parameters[_FEATURES] = _NO_WINOGRAD
+        changed.append(replace(layer, parameters=parameters))
+    whole = {layer.outputs[0]: fused[layer.name] for layer in layers if layer.name in fused}
+    return Quantised(tuple(changed), made, table, whole)
+
+
+def may_be_quantised(layer: Layer, weights: Mapping[str, Sequence[Weight]]) -> bool:
+    """Whether ncnn can compute a layer in int8; not where its weights are an input."""
+    return layer.type in LAYERS and layer.name in weights and len(layer.inputs) == 1
+
+
+def may_be_winograd(layer: Layer) -> bool:
+    """Whether a convolution is 3x3, with a stride and a dilation of 1."""
+    get = layer.parameters.get
+    return layer.type == "Convolution" and all(
+        (get(key, default), get(key + 10, get(key, default))) == (wanted, wanted)
+        for key, default, wanted in ((1, 0, 3), (2, 1, 1), (3, 1, 1))
+    )
+
+
+def _weight_scales(layer: Layer, values: np.ndarray, *, six_bits: bool) -> np.ndarray:
+    """For every output channel or group: whole numbers to one of the weights' own."""
+    import numpy as np
+
+    get = layer.parameters.get
+    rows = int(get(7, 1) if layer.type == "ConvolutionDepthWise" else get(0, 0))  # type: ignore[arg-type] # no array stands there
+    greatest = np.abs(values.reshape(rows, -1)).max(axis=1).astype(np.float32)
+    most = np.float32(_MOST_SIX_BITS if six_bits else _MOST)
+    # Weights that are all zero stay so by any scale.
+    scales: np.ndarray = np.where(greatest > 0, most / np.where(greatest > 0, greatest, 1), 1)
+    return scales.astype(np.float32)
+
+
+def _arrays(
+    weights: Sequence[Weight], scales: np.ndarray, inputs: list[float], outputs: list[float]
+) -> tuple[Weight, ...]:
+    import numpy as np
+
+    main, *others = weights
+    rows = main.values.reshape(len(scales), -1)
+    whole = Weight(to_whole(rows, scales[:, None]).ravel(), INT8)
+    added = [scales, *(np.array([scale], np.float32) for scale in (*inputs, *outputs))]
+    return (whole, *others, *map(Weight, added))
+
+
+def to_whole(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """As ncnn rounds: halves away from zero."""
+    import numpy as np
+
+    scaled = values.astype(np.float32) * scale
+    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
+    whole: np.ndarray = np.clip(rounded, -_MOST, _MOST).astype(np.int8)
+    return whole
+
+
+def _fused(
+    layers: Sequence[Layer], table: Mapping[str, tuple[np.ndarray, float]]
+) -> dict[str, float]:
+    """Convolutions that write whole numbers for the next one, to the scale of these."""
+    readers: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for blob in layer.inputs:
+            readers.setdefault(blob, []).append(layer)
+    found = {}
+    for layer in layers:
+        if layer.name not in table or layer.type not in _CONVOLUTIONS:
+            continue
+        reading = readers.get(layer.outputs[0], [])
+        if len(reading) == 1 and reading[0].type in _CONVOLUTIONS and reading[0].name in table:
+            found[layer.name] = table[reading[0].name][1]
+    return found
+
+
+def table_text(table: Mapping[str, tuple[np.ndarray, float]]) -> str:
+    """The scales in the form of ncnn's own tools (``ncnn2table``, ``ncnn2int8``)."""
+    weights = [f"{name}_param_0 {_numbers(scales)}" for name, (scales, _) in table.items()]
+    inputs = [f"{name} {_numbers([scale])}" for name, (_, scale) in table.items()]
+    return "\n".join([*weights, *inputs]) + "\n"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:f}" for value in values)
