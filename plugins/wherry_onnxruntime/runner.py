@@ -109,6 +109,7 @@ def layer_times(
         for layer in layers:
             for name in part(layer):
                 known.setdefault(name, layer["name"])
+    _know_unnamed(known, events, layers)
     started = sorted(event["ts"] for event in events if event["name"] == "model_run")[-runs:]
     times: dict[str, list[int]] = {}
     for event in events:
@@ -122,6 +123,30 @@ def layer_times(
         owner = known.get(whole) or known.get(name) or known.get(parent) or name
         times.setdefault(owner, [0] * runs)[run] += 1000 * int(event["dur"])
     return times
+
+
+def _know_unnamed(
+    known: dict[str, str], events: list[dict[str, Any]], layers: list[dict[str, Any]]
+) -> None:
+    """Nodes without a name, of an operator that ONNX Runtime writes as others.
+
+    In a profile they are ``Mul_27``, after their place; the artifact has ``Mul/OUTPUT``. Both are
+    in the order of execution, and are matched where there are as many of the one as of the other.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for event in sorted(events, key=_start):
+        name = event["name"].rpartition("_kernel_time")[0]
+        kind = event.get("args", {}).get("op_name", "")
+        if name not in known and re.fullmatch(re.escape(kind) + r"_\d+", name):
+            found.setdefault(kind, {})[name] = None
+    for kind, names in found.items():
+        own = [layer["name"] for layer in layers if layer["name"].startswith(kind + "/")]
+        if len(own) == len(names):
+            known.update(zip(names, own))  # noqa: B905 -- Python 3.8 has no strict
+
+
+def _start(event: dict[str, Any]) -> int:
+    return int(event["ts"])
 
 
 def _own_name(layer: dict[str, Any]) -> list[str]:
