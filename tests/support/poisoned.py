@@ -59,7 +59,9 @@ def network(*, poisoned: bool = True) -> onnx.ModelProto:
     nodes.append(helper.make_node("Flatten", ["pool"], ["flat"], name="flat"))
     classes = constant("fc.w", random.standard_normal((CHANNELS, 10)))
     nodes.append(
-        helper.make_node("Gemm", ["flat", classes, constant("fc.b", np.zeros(10))], ["y"], name="fc")
+        helper.make_node(
+            "Gemm", ["flat", classes, constant("fc.b", np.zeros(10))], ["y"], name="fc"
+        )
     )
     graph = helper.make_graph(
         nodes,
