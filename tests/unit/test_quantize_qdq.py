@@ -374,3 +374,22 @@ def test_weights_alone():
     assert "QuantizeLinear" not in kinds(made.proto)
     x = picture(1)
     np.testing.assert_allclose(run(made.proto, x=x)[out], run(proto, x=x)[out], atol=0.05)
+
+
+@pytest.mark.parametrize("kept", ["/conv2", "/relu3", "/conv4"])
+def test_keeping_one_node_cures_a_layer_with_one_channel_of_a_far_range(kept):
+    net, out = block()
+    stored = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in net.weights}
+    for name in ("w4", "w5"):  # weights and bias of conv2
+        stored[name][0] *= 1000
+    stored["w6"][:, 0] /= 1000  # of conv4, which takes it back
+    net.weights = [numpy_helper.from_array(values, name) for name, values in stored.items()]
+    proto = net.model(out)
+    known, x = calibrated(proto), picture(0)
+    wanted = run(proto, x=x)[out]
+
+    def error(*keep: str) -> float:
+        made = insert_qdq(proto, known, ONNXRUNTIME, frozenset(keep))
+        return float(np.abs(run(made.proto, x=x)[out] - wanted).max())
+
+    assert error() > 4 * error(kept)
