@@ -137,7 +137,9 @@ def count(
 def _ends(binding: Binding, precision: str) -> tuple[float, float, float] | None:
     """Least and greatest value that the deployed tensor can hold, and the step between values."""
     if binding.scale is not None:
-        limits = np.iinfo(binding.dtype)
+        # a runtime may hand out its whole numbers as floats: they are of eight bits
+        whole = np.dtype(binding.dtype).kind in "iu"
+        limits = np.iinfo(binding.dtype if whole else np.int8)
         # symmetric schemes leave the least number out
         least = limits.min + (limits.min < 0 and binding.zero_point == 0)
         low, high = ((end - binding.zero_point) * binding.scale for end in (least, limits.max))

@@ -35,6 +35,7 @@ class Graphs:
         outputs: the model's own.
         pieces: tensor to the nodes that make it from other exposed tensors, in the model's order.
         readers: tensor to the nodes that read it.
+        order: name of each node to its place in the model.
     """
 
     def __init__(self, model: Model, exposed: Iterable[str]) -> None:
@@ -52,6 +53,7 @@ class Graphs:
             name for node in graph.node for name in node.output if name and name in wanted
         )
         self.outputs = tuple(value.name for value in graph.output)
+        self.order = {node.name: place for place, node in enumerate(graph.node)}
         self._inputs = tuple(spec.name for spec in model.inputs)
         self.pieces, self.readers = _pieces(graph, self.tensors)
         self.tensors = tuple(name for name in self.tensors if self.pieces[name])

@@ -260,11 +260,12 @@ def _ranked(
             others.append(LayerFigures(layer, None, layer.nodes))
         for name in shown:
             tally = tallies[name]
+            nodes = {*graphs.pieces[name], *layer.nodes}
             figures.append(
                 LayerFigures(
                     layer,
                     name,
-                    tuple(dict.fromkeys((*graphs.pieces[name], *layer.nodes))),
+                    tuple(sorted(nodes, key=lambda node: (graphs.order.get(node, -1), node))),
                     graphs.readers[name],
                     tally,
                     tally.effect / total if total else 0.0,
