@@ -58,6 +58,7 @@ ALSO = ("log softmax", "expand Attention", "expand RotaryEmbedding")
 OTHER = "Write it with other operators of ONNX, or take another backend for this model."
 QUANTISED = "The model is quantised already: give the float model."
 RANDOM = "Take the random numbers out of the network, or give them to it as an input."
+CONSTANT = "Give what decides its shape as constants: then it is one itself."
 BODY = "Unroll it when exporting, or take another backend for this model."
 
 REFUSED: Mapping[str, str] = {
@@ -74,6 +75,8 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys((name for name in OPERATORS if name.startswith("QLinear")), QUANTISED),
     **dict.fromkeys((name for name in OPERATORS if name.startswith("Random")), RANDOM),
+    **dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), CONSTANT),
+    **dict.fromkeys(("ConstantOfShape", "Range"), CONSTANT),
     "Bernoulli": RANDOM,
     "BitShift": "Multiply or divide by a power of two instead.",
     "DFT": OTHER,
@@ -90,9 +93,7 @@ PARAMETERS: Mapping[str, Sequence[int]] = {
     ),
     **dict.fromkeys((name for name in OPERATORS if name.startswith("Reduce")), (1,)),
     "Col2Im": (1, 2),
-    "ConstantOfShape": (0,),
     "Pad": (1, 3),
-    "Range": (0, 1, 2),
     "Resize": (1, 2, 3),
     "Slice": (1, 2, 3, 4),
 }
@@ -260,10 +261,6 @@ def _pool(seen: Seen) -> str:
         return "Pool without dilation."
     if seen.node.op_type == "MaxPool" and seen.gives(1):
         return "Pool without asking for the indices."
-    if seen.node.op_type == "LpPool" and (
-        any(seen.get("pads", ())) or seen.get("auto_pad", "NOTSET").startswith("SAME")
-    ):
-        return "Pool without padding; a Pad before it does the same."
     return ""
 
 

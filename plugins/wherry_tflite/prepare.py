@@ -183,6 +183,49 @@ def indices(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     )
 
 
+def one_hot(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """Indices beyond the depth name no place, and get mixed up: they are compared instead."""
+    depth, values = graph.value(node, 1), graph.value(node, 2)
+    shape = graph.shapes.get(node.input[0])
+    if depth is None or values is None or shape is None:
+        return None
+    y, size = node.output[0], int(depth.ravel()[0])
+    axis = attributes(node).get("axis", -1) % (len(shape) + 1)
+    places = np.arange(size, dtype=np.int64).reshape(-1, *[1] * (len(shape) - axis))
+    where = graph.constant(f"{y}/places", places)
+    behind = graph.constant(f"{y}/behind", places - size)
+    off, on = (graph.constant(f"{y}/{i}", values[i : i + 1].reshape(())) for i in (0, 1))
+    to = graph.constant(f"{y}/shape", np.asarray([*shape[:axis], 1, *shape[axis:]], np.int64))
+    return chain(
+        graph,
+        node,
+        y,
+        ("Cast", [node.input[0]], {"to": onnx.TensorProto.INT64}),
+        ("Reshape", [0, to], {}),
+        ("Equal", [1, where], {}),
+        ("Equal", [1, behind], {}),
+        ("Or", [2, 3], {}),
+        ("Where", [4, on, off], {}),
+    )
+
+
+def zeros_before(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """Padding adds nothing to a norm: it can come before."""
+    about = attributes(node)
+    pads = about.get("pads", [])
+    if not any(pads):
+        return None
+    half = len(pads) // 2
+    whole = np.asarray([0, 0, *pads[:half], 0, 0, *pads[half:]])
+    name = graph.constant(f"{node.output[0]}/pads", whole)
+    about["pads"] = [0] * len(pads)
+    steps: list[Step] = [
+        ("Pad", [node.input[0], name], {"mode": "constant"}),
+        (node.op_type, [0], about),
+    ]
+    return chain(graph, node, node.output[0], *steps)
+
+
 def infinite(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     """The greatest of values that are all -inf is the least finite number, in TFLite."""
     for index in (0, 1):
@@ -375,6 +418,8 @@ ROUNDINGS = {
 REPAIRS: dict[str, Callable[[Graph, onnx.NodeProto], Nodes | None]] = {
     "Elu": elu,
     "GatherElements": indices,
+    "LpPool": zeros_before,
+    "OneHot": one_hot,
     **dict.fromkeys(("ArgMax", "ArgMin"), last_index),
     "Resize": nearest,
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), softmax),

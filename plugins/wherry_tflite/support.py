@@ -25,7 +25,7 @@ PARTLY: Mapping[str, str] = {
     "LSTM": "Not with its last cell state, peepholes, a clip, sequence_lens, layout 1 or other "
     "activations than usual.",
     "LpNormalization": "Only over the last axis.",
-    "LpPool": "Not with dilations or padding.",
+    "LpPool": "Not with dilations.",
     "MaxPool": "Not with dilations or indices.",
     "Mod": "Not with fmod.",
     "RNN": "Not with a clip, sequence_lens, layout 1 or other activations than Tanh and Relu.",
