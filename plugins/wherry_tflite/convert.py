@@ -6,8 +6,13 @@ the layouts of inputs and outputs are found by their shapes, and by this run whe
 choice.
 
 The request: ``model``, ``output`` (a folder), ``precision`` (``fp32`` or ``fp16``), ``inputs`` and
-``outputs`` (ONNX name to static shape), ``reference`` (an .npz file with ``in0``.., ``out0``..;
-null where the model itself does not run on random inputs).
+``outputs`` (ONNX name to static shape), ``reference`` (an .npz file with ``in0``.., ``out0``..,
+``tensor0``..; null where the model itself does not run on random inputs), ``tensors`` (the names of
+the last, in the model's order).
+
+The response: ``inputs`` and ``outputs`` (bindings), ``operators`` (see `files.operators`; their
+``source`` is the place without those that widen float16, for which it is null), ``matches`` (see
+`match.Found`), and what explains.
 """
 
 from __future__ import annotations
@@ -22,6 +27,13 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING or __package__:
+    from wherry_tflite import files
+    from wherry_tflite.match import Found, match
+else:  # alone, where this file's folder is the first place to look
+    import files
+    from match import Found, match
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,19 +81,60 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
 
     proto = onnx.load(request["model"])
     check_operators(proto)
+    path, halve = Path(request["output"], FILE), request["precision"] == "fp16"
     with tempfile.TemporaryDirectory() as folder:
-        written, tensors = lower(proto, folder)
-        data, kept = finish(written, halve=request["precision"] == "fp16")
-    path = Path(request["output"], FILE)
-    path.write_bytes(data)
-    makers = whose(proto)
-    most = MOST_ERROR[request["precision"]]
+        written, names = lower(proto, folder)
+        data, kept = finish(written, halve=halve)
+        path.write_bytes(data)
+        makers, most = whose(proto), MOST_ERROR[request["precision"]]
+        bound = bind(
+            path, request["inputs"], request["outputs"], request["reference"], makers, most
+        )
+        plain = path
+        if halve:  # its tensors have the same places, and all but exact values
+            plain = Path(folder, "plain.tflite")
+            plain.write_bytes(finish(written, halve=False)[0])
+        found = matched(plain, bound["inputs"], request, names)
+        operators = files.operators(files.read(path))
+        casts = len(operators) - len(files.operators(files.read(plain)))
     return {
-        **bind(path, request["inputs"], request["outputs"], request["reference"], makers, most),
+        **bound,
         "float32_constants": kept,
-        "tensors": tensors,
+        "operators": [
+            {**each, "source": place - casts if place >= casts else None}
+            for place, each in enumerate(operators)
+        ],
+        "matches": found.to_json(),
         "versions": versions(),
     }
+
+
+def matched(
+    path: Path,
+    inputs: Sequence[Mapping[str, Any]],
+    request: Mapping[str, Any],
+    names: Mapping[str, str],
+) -> Found:
+    """Which tensors are the model's; by onnx2tf's word alone where the model cannot be run."""
+    import numpy as np
+
+    if request["reference"] is not None:
+        arrays = np.load(request["reference"])
+        given = {
+            each["runtime"]: np.ascontiguousarray(
+                turned(arrays[f"in{index}"], each["permutation"]).astype(each["dtype"])
+            )
+            for index, each in enumerate(inputs)
+        }
+        values = {name: arrays[f"tensor{i}"] for i, name in enumerate(request["tensors"])}
+        return match(path, given, values, names, layouts)
+    found = Found()
+    places = {each.name.decode(): i for i, each in enumerate(files.read(path).subgraphs[0].tensors)}
+    for onnx_name, name in names.items():  # the last of several does the work of all
+        if name in places:
+            found.stands[places[name]] = onnx_name
+            found.alike[places[name]] = [onnx_name]
+    return found
 
 
 def whose(proto: onnx.ModelProto) -> dict[str, str]:
@@ -182,18 +235,14 @@ def finish(path: Path, *, halve: bool) -> tuple[bytes, list[str]]:
     Returns:
         The bytes, and the constants that float16 cannot hold and that stay in float32.
     """
-    import flatbuffers  # type: ignore[import-untyped] # it brings no types
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    model, schema = files.read(path), files.schema()
     model.metadata = None
+    files.name_apart(model)
     check_outputs(model)
     restart_states(model, schema)
     kept = halve_constants(model, schema) if halve else []
-    drop_unused_buffers(model)
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output()), kept
+    files.drop_unused(model)
+    return files.packed(model), kept
 
 
 def check_outputs(model: Any) -> None:
@@ -313,14 +362,6 @@ def as_half(values: np.ndarray) -> np.ndarray | None:
     noise = float(np.sum(np.square(half.astype(np.float64) - values)))
     power = float(np.sum(np.square(values.astype(np.float64))))
     return half if noise <= power * 10 ** (-LEAST_SQNR_DB / 10) else None
-
-
-def drop_unused_buffers(model: Any) -> None:
-    """Empty the buffers that no tensor has any more."""
-    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
-    for index, buffer in enumerate(model.buffers):
-        if index not in used:
-            buffer.data = None
 
 
 # --- inputs and outputs --------------------------------------------------------------------------

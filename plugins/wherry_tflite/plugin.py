@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -14,22 +16,45 @@ from wherry.context import StepContext
 from wherry.errors import ModelError, UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.model import Model
+from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
-from wherry.target import Backend, RuntimeOptions, Target
+from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
+from wherry_tflite import support
+from wherry_tflite.int8 import Float, quantise
+from wherry_tflite.layers import Matches, describe, done
 from wherry_tflite.operators import ALSO, preflight, unsupported
 
 if TYPE_CHECKING:
     from wherry.model import TensorSpec
 
 HERE = Path(__file__).parent
+FILE = "model.tflite"
 
 
 class TfliteOptions(RuntimeOptions):
-    """Options of the interpreter; none of them changes the artifact."""
+    """Options of the interpreter; ``quantize``, ``io`` and ``keep_fp32`` change the artifact."""
 
     xnnpack: bool = Field(
         default=True, description="run with XNNPACK's kernels, which are much faster"
     )
+    quantize: Literal["static", "dynamic", "weights"] = convert_option(
+        "static",
+        description="static: weights and activations are int8, by the calibration; dynamic: "
+        "weights are, and the runtime quantises what they meet in each inference; weights: "
+        "weights alone, and all sums are in fp32",
+        precisions=["int8"],
+    )
+    io: Literal["float", "integer"] = convert_option(
+        "float",
+        description="what the network takes and gives; integer: int8, worked out outside of what "
+        "is timed, for quantize: static alone",
+        precisions=["int8"],
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Ranges are wanted where activations are quantised in advance."""
+        return self.quantize == "static"
 
 
 # onnx2tf says that it needs Python 3.12, a test runner and OpenCV, and LiteRT asks for what serves
@@ -73,30 +98,56 @@ def wherry_backends() -> Iterable[Backend]:
     yield Backend(
         name="tflite",
         description="TensorFlow Lite (LiteRT) on the CPU, with or without XNNPACK",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options=TfliteOptions,
         runner=HERE / "runner.py",
         runtime=RUNTIMES,
         converter=CONVERTER,
         artifact_format="tflite",
-        convert_files=tuple(HERE / name for name in ("plugin.py", "prepare.py", "convert.py")),
+        convert_files=tuple(
+            HERE / f"{name}.py"
+            for name in (
+                *("plugin", "prepare", "convert", "files", "match", "layers", "int8", "quantize"),
+            )
+        ),
+        calibrated=frozenset({"int8"}),
+        mixed=frozenset({"int8"}),
         refusals={
             "bf16": "TensorFlow Lite has no bfloat16 kernels on a CPU; ask for fp16 or fp32",
-            "int8": "this backend converts to fp32 and fp16 only",
         },
-        preflight=preflight,
+        preflight=_preflight,
+        operators=lambda tools: support.operators(tools, CONVERTER),
+        expose=expose,
+        dissect=dissect,
     )
+
+
+def _preflight(model: Model, target: Target) -> Sequence[Unsupported]:
+    """A model that is quantised already is looked at without its Q/DQ, where int8 is asked for."""
+    if target.precision != "int8" or not is_quantised(model):
+        return preflight(model, target)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            plain, _ = float_model(model, Path(folder))
+        except UnsupportedError as error:
+            node = (error.where or "").removeprefix("node ")
+            kinds = {each: kind for kind, nodes in model.operators().items() for each in nodes}
+            kind = kinds.get(node, "QuantizeLinear")
+            return [Unsupported(kind, 1, node, error.remedy or "Give the float model.")]
+        return preflight(plain, target)
 
 
 @hookimpl
 def wherry_convert(
     model: Model, target: Target, calibration: Calibration | None, context: StepContext
 ) -> Artifact:
-    """Normalise and repair the model, then write it as .tflite, in environments of their own."""
-    del calibration
+    """Normalise and repair the model, then write it as .tflite, in the converter's environment."""
     prepared = context.scratch / "prepared.onnx"
-    normal = context.normalised(model, ALSO)
-    for found in unsupported(normal.model.proto(), normal.nodes, model):
+    given = model
+    if target.precision == "int8" and is_quantised(model):
+        given, _ = float_model(model, context.scratch)  # its ranges are the calibration
+    normal = context.normalised(given, ALSO)
+    for found in unsupported(normal.model.proto(), normal.nodes, given):
         # Known before, unless a rewrite that the pre-flight counts on is not equal after all.
         raise UnsupportedError(
             f"TFLite conversion does not support {found.op_type} (node {found.node!r})",
@@ -109,25 +160,40 @@ def wherry_convert(
         requirements=CONVERTER,
     )
     context.progress("converting")
-    response = context.run_tool(
-        HERE / "convert.py",
-        {
-            "model": str(prepared),
-            "output": str(context.output),
-            "precision": target.precision,
-            "inputs": {spec.name: spec.static_shape for spec in model.inputs},
-            "outputs": {spec.name: spec.static_shape for spec in model.outputs},
-            "reference": _reference(model, context.scratch),
-        },
-        requirements=CONVERTER,
-    )
-    inputs = _bindings(model.inputs, response.pop("inputs"))
-    outputs = _bindings(model.outputs, response.pop("outputs"))
+    int8 = target.precision == "int8"
+    reference, tensors = _reference(normal.model, context.scratch)
+    request = {
+        "model": str(prepared),
+        "output": str(context.scratch if int8 else context.output),
+        "precision": "fp32" if int8 else target.precision,
+        "inputs": {spec.name: spec.static_shape for spec in model.inputs},
+        "outputs": {spec.name: spec.static_shape for spec in model.outputs},
+        "reference": reference,
+        "tensors": tensors,
+    }
+    try:
+        response = context.run_tool(HERE / "convert.py", request, requirements=CONVERTER)
+    except UnsupportedError as error:  # of nodes of the normal form, some of which are new
+        raise UnsupportedError(
+            f"{error.message} (the model has {given.listed()})",
+            where=error.where,
+            remedy=error.remedy,
+        ) from error
     if kept := response["float32_constants"]:
         context.warn(
-            f"{len(kept)} constants stay in float32, because float16 cannot hold them: "
-            f"{', '.join(kept[:5])}{', ...' if len(kept) > 5 else ''}"
+            f"{len(kept)} constants stay in float32, because float16 cannot hold them: {_few(kept)}"
         )
+    matches = Matches.from_json(response.pop("matches"))
+    operators = response.pop("operators")
+    nodes = done([each for each in operators if each["source"] is not None], matches, normal)
+    ports: Mapping[str, Any] = {}
+    if int8:
+        operators, ports = quantise(
+            given, target, calibration, context, Float(operators, nodes, matches, CONVERTER)
+        )
+    layers, tensors_made = describe(operators, nodes, matches, given)
+    inputs = _bindings(model.inputs, response.pop("inputs"), ports)
+    outputs = _bindings(model.outputs, response.pop("outputs"), ports)
     return Artifact.from_directory(
         context.output,
         backend=target.backend,
@@ -135,38 +201,129 @@ def wherry_convert(
         format="tflite",
         inputs=inputs,
         outputs=outputs,
-        provenance={"tool": "onnx2tf", **before, **response},
+        provenance={"tool": "onnx2tf", **before, **response, "tensors": tensors_made},
+        layers=layers,
     )
 
 
-def _reference(model: Model, folder: Path) -> str | None:
-    """A file with random inputs and the model's outputs; None where it does not run on them."""
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
+def _reference(model: Model, folder: Path) -> tuple[str | None, list[str]]:
+    """A file with random inputs and all that the model makes of them, and the tensors' names.
+
+    No file where the model does not run on random inputs.
+    """
     import numpy as np
+    import onnx
 
-    from wherry.reference import Reference, random_inputs
+    from wherry.reference import open_session, random_inputs, run_session
 
+    where = str(model.path)
     inputs = next(iter(random_inputs(model.inputs, 1)))
+    proto = model.proto()
+    own = [spec.name for spec in model.outputs]
+    inner = [name for node in proto.graph.node for name in node.output if name and name not in own]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     try:
-        outputs = Reference(model).run(inputs)
+        session = open_session(proto.SerializeToString(), threads=1, where=where)
+        values = run_session(session, inputs, where=where)
     except ModelError:  # an input that is a shape or an index, say: no random value will do
-        return None
+        return None, []
+    values = {**inputs, **values}
+    names = [*inputs, *(name for node in proto.graph.node for name in node.output)]
+    names = [name for name in names if isinstance(values.get(name), np.ndarray)]
     arrays = {f"in{index}": inputs[spec.name] for index, spec in enumerate(model.inputs)}
-    arrays |= {f"out{index}": outputs[spec.name] for index, spec in enumerate(model.outputs)}
+    arrays |= {f"out{index}": values[name] for index, name in enumerate(own)}
+    arrays |= {f"tensor{index}": values[name] for index, name in enumerate(names)}
     path = folder / "reference.npz"
     np.savez(path, allow_pickle=False, **arrays)
-    return str(path)
+    return str(path), names
 
 
 def _bindings(
-    specs: Sequence[TensorSpec], found: Sequence[Mapping[str, Any]]
+    specs: Sequence[TensorSpec],
+    found: Sequence[Mapping[str, Any]],
+    ports: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Binding, ...]:
+    """Bindings; ``ports`` says of those that are whole numbers how."""
     return tuple(
         Binding(
             onnx=each["onnx"],
             runtime=each["runtime"],
-            dtype=each["dtype"],
             shape=spec.static_shape,
             permutation=None if each["permutation"] is None else tuple(each["permutation"]),
+            **{"dtype": each["dtype"], **ports.get(each["runtime"], {})},
         )
         for spec, each in zip(specs, found, strict=True)
+    )
+
+
+# --- for ``debug layers`` ------------------------------------------------------------------------
+
+
+def expose(artifact: Artifact, model: Model, context: StepContext) -> Artifact:
+    """The same file with the layers' tensors as outputs: whole numbers where it has these."""
+    del model
+    own = {binding.onnx for binding in artifact.outputs}
+    added = {
+        name: runtime
+        for layer in artifact.layers
+        for name, runtime in layer.outputs.items()
+        if name not in own
+    }
+    response = context.run_tool(
+        HERE / "cut.py",
+        {
+            "model": str(artifact.directory / FILE),
+            "output": str(context.output / FILE),
+            "add": list(added.values()),
+        },
+        requirements=CONVERTER,
+    )
+    about = artifact.provenance["tensors"]
+    bindings = tuple(
+        Binding(
+            onnx=name,
+            runtime=runtime,
+            shape=tuple(about[name]["shape"]),
+            permutation=None
+            if about[name]["permutation"] is None
+            else tuple(about[name]["permutation"]),
+            **response["outputs"][runtime],
+        )
+        for name, runtime in added.items()
+    )
+    return _again(artifact, context, bindings)
+
+
+def dissect(artifact: Artifact, context: StepContext) -> Artifact:
+    """The same file, and one for each of its operators, which the runner times one by one."""
+    shutil.copyfile(artifact.directory / FILE, context.output / FILE)
+    pieces = context.output / "layers"
+    pieces.mkdir()
+    response = context.run_tool(
+        HERE / "cut.py",
+        {"model": str(artifact.directory / FILE), "output": str(pieces), "pieces": True},
+        requirements=CONVERTER,
+    )
+    if left := response["left"]:
+        context.warn(
+            f"{len(left)} operators cannot be timed alone, because they run graphs of their own or "
+            f"keep a state: {_few(left)}"
+        )
+    return _again(artifact, context, ())
+
+
+def _again(artifact: Artifact, context: StepContext, more: tuple[Binding, ...]) -> Artifact:
+    return Artifact.from_directory(
+        context.output,
+        backend=artifact.backend,
+        precision=artifact.precision,
+        format=artifact.format,
+        inputs=artifact.inputs,
+        outputs=(*artifact.outputs, *more),
+        provenance=artifact.provenance,
+        layers=artifact.layers,
     )

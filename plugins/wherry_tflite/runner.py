@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,24 +27,16 @@ def versions() -> dict[str, str]:
 
 def load(directory: str, artifact: dict[str, Any], options: dict[str, Any]) -> Runner:
     """A runner over ``model.tflite`` in ``directory``."""
-    return Runner(str(Path(directory) / "model.tflite"), artifact, options)
+    return Runner(Path(directory), artifact, options)
 
 
 class Runner:
     """One interpreter, allocated once; `run` is the interpreter's own ``invoke``."""
 
-    def __init__(self, path: str, artifact: dict[str, Any], options: dict[str, Any]) -> None:
-        resolver = (
-            OpResolverType.AUTO
-            if options["xnnpack"]
-            else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        )
-        self._interpreter = Interpreter(
-            model_path=path,
-            num_threads=options["threads"],
-            experimental_op_resolver_type=resolver,
-        )
-        self._interpreter.allocate_tensors()
+    def __init__(self, directory: Path, artifact: dict[str, Any], options: dict[str, Any]) -> None:
+        self._directory = directory
+        self._options = options
+        self._interpreter = self._open(directory / "model.tflite")
         inputs = {each["name"]: each["index"] for each in self._interpreter.get_input_details()}
         outputs = {each["name"]: each["index"] for each in self._interpreter.get_output_details()}
         names = [binding["runtime"] for binding in artifact["outputs"]]
@@ -52,6 +46,20 @@ class Runner:
         self._get = self._interpreter.get_tensor
         self.run = self._interpreter.invoke
 
+    def _open(self, path: Path) -> Any:
+        resolver = (
+            OpResolverType.AUTO
+            if self._options["xnnpack"]
+            else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        interpreter = Interpreter(
+            model_path=str(path),
+            num_threads=self._options["threads"],
+            experimental_op_resolver_type=resolver,
+        )
+        interpreter.allocate_tensors()
+        return interpreter
+
     def set_inputs(self, inputs: dict[str, np.ndarray]) -> None:
         """Copy the arrays into the interpreter, by the file's input names."""
         for name, value in inputs.items():
@@ -60,6 +68,38 @@ class Runner:
     def get_outputs(self) -> dict[str, np.ndarray]:
         """Copies of the outputs of the last run, by the file's output names."""
         return {name: self._get(index) for name, index in self._outputs}
+
+    def time_layers(self, inputs: dict[str, np.ndarray], runs: int) -> dict[str, list[int]]:
+        """Nanoseconds of each run of each operator, alone in a file of its own.
+
+        TensorFlow Lite tells no times of operators in Python: the artifact comes with a file for
+        each (``layers/``), which is run on random values. ``inputs`` are the network's, which none
+        of these files takes.
+        """
+        del inputs
+        folder = self._directory / "layers"
+        entries = json.loads((folder / "layers.json").read_text())
+        return {entry["name"]: self._time(folder / entry["file"], runs) for entry in entries}
+
+    def _time(self, path: Path, runs: int) -> list[int]:
+        interpreter = self._open(path)
+        random = np.random.default_rng(0)
+        for detail in interpreter.get_input_details():
+            shape, dtype = detail["shape"], detail["dtype"]
+            if dtype == np.int8:
+                value = random.integers(-128, 128, shape).astype(dtype)
+            elif np.issubdtype(dtype, np.floating):
+                value = random.standard_normal(shape).astype(dtype)
+            else:  # an index, say, for which 0 is always right
+                value = np.zeros(shape, dtype)
+            interpreter.set_tensor(detail["index"], value)
+        interpreter.invoke()  # the first one is slower
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter_ns()
+            interpreter.invoke()
+            times.append(time.perf_counter_ns() - start)
+        return times
 
     def close(self) -> None:
         """Let the interpreter go."""

@@ -8,12 +8,14 @@ import contextlib
 import importlib.util
 import json
 import sys
+from pathlib import Path
 
 scripts = {}
 
 
 def script(path):
     if path not in scripts:
+        sys.path.insert(0, str(Path(path).parent))  # as Python does for a script
         spec = importlib.util.spec_from_file_location(f"warm_{len(scripts)}", path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # before execution: annotations look their module up
