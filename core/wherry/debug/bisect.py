@@ -412,7 +412,7 @@ class _Search:
         known = self._known.get(frozenset(nodes))
         if known is not None:
             return known
-        self._progress(f"try {len(self.tries) + 1}: {in_fp32(len(nodes))}")
+        self._progress(f"running try {len(self.tries) + 1}: {in_fp32(len(nodes))}")
         target = self._case.target
         keep = tuple(dict.fromkeys((*target.options.keep_fp32, *nodes)))
         options = target.options.model_copy(update={"keep_fp32": keep})

@@ -31,7 +31,7 @@ SAMPLES = 32
 EFFECT_SAMPLES = 8
 """On how many of them the effect of each layer on the outputs is found, at a run a layer."""
 
-STANDS_OUT = 0.1
+STANDS_OUT = 0.2
 """Share of the errors' sum from which on a layer is named in ``keep_fp32:``."""
 
 EXPOSED_FILE = "wherry-artifact.json"
@@ -46,10 +46,10 @@ class LayerFigures:
         tensor: the ONNX tensor; None: there is none, and no figures.
         nodes: the ONNX nodes whose error is the own one: the layer's, and those of layers before
             it that give nothing that could be compared.
-        readers: ONNX nodes that read the tensor.
+        readers: ONNX nodes of the layers that read the tensor.
         tally: None without a tensor.
         share: of the sum of all effects; 0 to 1.
-        times_ns: of the layer; None: what timed it does not tell.
+        median_ms: of the layer; None: the backend's runner does not time layers.
     """
 
     layer: Layer
@@ -252,6 +252,7 @@ def _ranked(
     effect_samples: int,
 ) -> LayerReport:
     total = sum(tally.effect for tally in tallies.values())
+    fellows = {node: layer.nodes for layer in artifact.layers for node in layer.nodes}
     figures: list[LayerFigures] = []
     others: list[LayerFigures] = []
     for layer in artifact.layers:
@@ -266,7 +267,13 @@ def _ranked(
                     layer,
                     name,
                     tuple(sorted(nodes, key=lambda node: (graphs.order.get(node, -1), node))),
-                    graphs.readers[name],
+                    tuple(
+                        dict.fromkeys(
+                            each
+                            for node in graphs.readers[name]
+                            for each in fellows.get(node, (node,))
+                        )
+                    ),
                     tally,
                     tally.effect / total if total else 0.0,
                 )

@@ -28,6 +28,9 @@ SHOWN = 25
 WIDE = 130
 """Columns of a terminal from which on the whole table is shown."""
 
+UNFOLDED = 10_000
+"""Columns that no table fills."""
+
 OnEvent = Callable[["Event"], None] | None
 
 
@@ -163,8 +166,7 @@ def show(values: Mapping[str, Any], console: Console, *, everything: bool = Fals
     if console.is_terminal:
         console.print(_table(values, everything, console.width))
     else:  # into a file it goes whole
-        wide = Console(file=console.file, width=max(console.width, WIDE))
-        wide.print(_table(values, everything, WIDE))
+        Console(file=console.file, width=UNFOLDED).print(_table(values, everything, WIDE))
     rows = values["layers"]
     figured = [row for row in rows if row["tensor"] is not None]
     if not everything and len(figured) > SHOWN:
@@ -235,7 +237,7 @@ def _show_search(found: Mapping[str, Any], say: Callable[..., None]) -> None:
     )
     for number, attempt in enumerate(found["tries"], start=1):
         nodes = attempt["nodes"]
-        few = ", ".join(nodes[:3]) + (f", and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+        few = ", ".join(nodes[:2]) + (f", and {len(nodes) - 2} more" if len(nodes) > 2 else "")
         verdict = "reached" if attempt["met"] else "missed"
         say(
             f"try {number}: {metric} {attempt['metrics'][metric]:.6g}, {verdict}, with "
