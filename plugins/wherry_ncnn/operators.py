@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 NEWEST_OPSET = 26
 MOST_AXES = 4  # of ncnn's tensors
 
-ALSO = ("log softmax", "pairs", "powers", f"opset {NEWEST_OPSET}")
+ALSO = (
+    *("extremes", "log softmax", "pairs", "powers", f"opset {NEWEST_OPSET}"),
+    *("expand ReduceSumSquare", "expand ReduceLogSum"),
+    *("expand LayerNormalization if outputs", "expand RMSNormalization if batch"),
+)
 """What ncnn wants of `wherry.normalise` besides."""
 
 _OPERATORS = """
@@ -262,8 +266,13 @@ def _wrong_form(node: onnx.NodeProto, view: _View) -> str | None:
         return "ncnn samples linearly, and pads with zeros or the border."
     if kind == "Shrink" and about.get("bias", 0.0) != about.get("lambd", 0.5):
         return "ncnn has the soft Shrink only, whose bias is its lambd."
-    if kind == "Pow" and node.input[1] not in view.constants:
-        return "ncnn has powers known in advance: give the exponent as a constant."
+    if kind == "Pow":
+        exponent = view.value(node.input[1])
+        number = None if exponent is None or exponent.size != 1 else float(exponent.ravel()[0])
+        if number is None or (number.is_integer() and number not in {1, 2, 3, 4}):
+            return "ncnn has no powers of what is below zero: write whole ones as products."
+    if kind == "Mod" and not about.get("fmod"):
+        return "ncnn has the Mod of floating point only, fmod=1."
     if kind == "Gather":
         indices = view.value(node.input[1])
         if indices is None or indices.ndim:

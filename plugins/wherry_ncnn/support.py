@@ -22,11 +22,10 @@ PARTLY: Mapping[str, str] = {
     "GRU": "Not with its last state, in reverse, with a clip, other activations, or without "
     "linear_before_reset.",
     "LSTM": "Not with its last states, in reverse, with a clip or other activations.",
-    "LayerNormalization": "Not with its second and third output.",
     "MaxPool": "Not with its indices.",
-    "Pow": "Only with an exponent that is known in advance.",
+    "Mod": "Only with fmod.",
+    "Pow": "Only with one exponent that is known in advance, and of whole ones 1 to 4.",
     "RNN": "Not with its last state, in reverse, with a clip or other activations.",
-    "ReduceMax": "Not over single axes.",
     "Resize": "Nearest only asymmetric with floor; linear and cubic only half_pixel or "
     "align_corners; no antialias.",
     "Shrink": "Only soft: its bias is its lambd.",

@@ -189,6 +189,21 @@ def test_rewrite(made, name):
 
 
 OPTIONAL = {
+    "extremes": (
+        "(float[2,3,4] x) => (float[2,4] y) { y = ReduceMin<axes = [1], keepdims = 0>(x) }",
+        17,
+        "Neg Transpose Reshape GlobalMaxPool Reshape Neg",
+    ),
+    "expand RMSNormalization if batch": (
+        "(float[1,3,4] x) => (float[1,3,4] y) <float[4] w> { y = RMSNormalization(x, w) }",
+        23,
+        "RMSNormalization",
+    ),
+    "expand LayerNormalization if outputs": (
+        "(float[1,3,4] x) => (float[1,3,4] y) <float[4] w> { y = LayerNormalization(x, w) }",
+        17,
+        "LayerNormalization",
+    ),
     "powers": (
         "(float[1,4] x) => (float[1,4] y) { n = Constant<value_float = 3.0>() y = Pow(x, n) }",
         17,
@@ -252,6 +267,11 @@ def test_no_older_opset_where_it_means_something_else(made):
     result, _ = made(text, ["opset 12"], opset=17)
     assert result.model.opset == 17
     assert "'opset 12' was left out" in result.warnings[0]
+
+
+def test_only_those_of_an_operator_that_need_it(made):
+    text = "(float[2,3,4] x) => (float[2,3,4] y) <float[4] w> { y = RMSNormalization(x, w) }"
+    assert "RMSNormalization" not in made(text, ["expand RMSNormalization if batch"], opset=23)[1]
 
 
 def test_operators_that_onnx_does_not_define_by_others_stay(made):

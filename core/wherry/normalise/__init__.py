@@ -62,6 +62,7 @@ PASSES: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
 
 OPTIONAL: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
     "log softmax": [(forms.log_softmax, ("LogSoftmax",))],
+    "extremes": [(forms.extreme, ("ReduceMax", "ReduceMin"))],
     "powers": [(forms.power, ("Pow",))],
     "pairs": [(forms.pairs, ("Max", "Min", "Sum"))],
     "zeros before pool": [(windows.zeros_before_pool, ("MaxPool",))],

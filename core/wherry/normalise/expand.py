@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from wherry.normalise.graph import STANDARD
@@ -13,13 +13,34 @@ if TYPE_CHECKING:
 
 DOMAIN = "wherry.expanded"
 
+Kinds = Mapping[str, "onnx.TypeProto"]
 
-def expand(proto: onnx.ModelProto, operators: Collection[str]) -> dict[str, str]:
+
+def _has_more_outputs(node: onnx.NodeProto, kinds: Kinds) -> bool:
+    del kinds
+    return any(node.output[1:])
+
+
+def _is_batch(node: onnx.NodeProto, kinds: Kinds) -> bool:
+    kind = kinds.get(node.input[0])
+    return kind is not None and [axis.dim_value for axis in kind.tensor_type.shape.dim][:1] != [1]
+
+
+WHEN: Mapping[str, Callable[[onnx.NodeProto, Kinds], bool]] = {
+    "": lambda _node, _kinds: True,
+    "batch": _is_batch,
+    "outputs": _has_more_outputs,
+}
+"""Which nodes of an operator: all, those of more than one sample, those with a second output."""
+
+
+def expand(proto: onnx.ModelProto, words: Collection[str]) -> dict[str, str]:
     """Write nodes of the operators as ONNX defines them, in place.
 
     Args:
         proto: with a name for every node, and the types of all tensors.
-        operators: of ONNX's own domain; those without such a definition stay.
+        words: operators of ONNX's own domain, each alone or with a key of `WHEN`
+            (``RMSNormalization if batch``); those without such a definition stay.
 
     Returns:
         Name of a new node to that of the node that it is a part of.
@@ -27,6 +48,7 @@ def expand(proto: onnx.ModelProto, operators: Collection[str]) -> dict[str, str]
     import onnx
     import onnx.inliner
 
+    operators = {word.partition(" if ")[0]: word.partition(" if ")[2] for word in words}
     opset = default_opset(proto)
     values = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
     kinds = {value.name: value.type for value in values}
@@ -35,6 +57,8 @@ def expand(proto: onnx.ModelProto, operators: Collection[str]) -> dict[str, str]
     parts: dict[str, str] = {}
     for index, node in enumerate(proto.graph.node):
         if node.op_type not in operators or node.domain not in STANDARD:
+            continue
+        if not WHEN[operators[node.op_type]](node, kinds):
             continue
         body = _definition(node, opset, kinds)
         if body is None:
@@ -58,9 +82,7 @@ def expand(proto: onnx.ModelProto, operators: Collection[str]) -> dict[str, str]
     return parts
 
 
-def _definition(
-    node: onnx.NodeProto, opset: int, kinds: dict[str, onnx.TypeProto]
-) -> onnx.FunctionProto | None:
+def _definition(node: onnx.NodeProto, opset: int, kinds: Kinds) -> onnx.FunctionProto | None:
     """The function that a node stands for; None: it stands for itself."""
     import onnx
 

@@ -255,6 +255,38 @@ def power(graph: Graph, node: onnx.NodeProto) -> bool:
     return True
 
 
+def extreme(graph: Graph, node: onnx.NodeProto) -> bool:
+    """ReduceMax and ReduceMin as a pooling over what they reduce, brought together."""
+    about, x, y = attributes(node), node.input[0], node.output[0]
+    shape, made = graph.shape(x), graph.shape(y)
+    axes = about.get("axes")
+    if axes is None and len(node.input) > 1:
+        value = graph.value(node, 1)
+        axes = None if value is None else value.ravel().tolist()
+    if not axes or not shape or made is None or graph.kind(x) != 1:
+        return False
+    gone = [axis % len(shape) for axis in axes]
+    kept = [axis for axis in range(len(shape)) if axis not in gone]
+    count = int(np.prod([shape[axis] for axis in kept], dtype=np.int64))
+    flat = graph.constant(f"{y}/flat", np.asarray([1, count, -1, 1], np.int64))
+    back = graph.constant(f"{y}/shape", np.asarray(made, np.int64))
+    steps: list[Step] = []
+    given: str | int = x
+    if node.op_type == "ReduceMin":
+        steps.append(("Neg", [given], {}))
+        given = 0
+    if [*kept, *gone] != list(range(len(shape))):
+        steps.append(("Transpose", [given], {"perm": [*kept, *gone]}))
+        given = len(steps) - 1
+    steps.append(("Reshape", [given, flat], {}))
+    steps.append(("GlobalMaxPool", [len(steps) - 1], {}))
+    steps.append(("Reshape", [len(steps) - 1, back], {}))
+    if node.op_type == "ReduceMin":
+        steps.append(("Neg", [len(steps) - 1], {}))
+    graph.replace([node], *steps)
+    return True
+
+
 def log_softmax(graph: Graph, node: onnx.NodeProto) -> bool:
     """In parts, in which no logarithm of a probability that has become zero is taken."""
     shape = graph.shape(node.input[0])
