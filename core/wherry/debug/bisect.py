@@ -335,6 +335,7 @@ def bisect(
     scorer: Scorer,
     want: Want,
     progress: Callable[[str], None],
+    done: Callable[[], None] = lambda: None,
 ) -> Bisection:
     """Search; see the module.
 
@@ -344,6 +345,7 @@ def bisect(
         scorer: of the case.
         want: what is to be reached.
         progress: told of each try.
+        done: called after each: the board was there.
 
     Raises:
         UnsupportedError: the backend cannot keep single nodes in fp32.
@@ -355,17 +357,23 @@ def bisect(
             "to search",
             remedy="Leave --bisect out.",
         )
-    search = _Search(case, scorer, want, progress)
+    search = _Search(case, scorer, want, progress, done)
     found = search.run(units)
     return Bisection(want, scorer.original, found, tuple(search.tries), len(scorer))
 
 
 class _Search:
     def __init__(
-        self, case: Case, scorer: Scorer, want: Want, progress: Callable[[str], None]
+        self,
+        case: Case,
+        scorer: Scorer,
+        want: Want,
+        progress: Callable[[str], None],
+        done: Callable[[], None],
     ) -> None:
         self._case = case
         self._scorer = scorer
+        self._done = done
         self._want = want
         self._progress = progress
         self._known: dict[frozenset[str], Try] = {}
@@ -418,6 +426,7 @@ class _Search:
         options = target.options.model_copy(update={"keep_fp32": keep})
         artifact = self._case.converted(replace(target, options=options))
         scores = self._scorer.score(artifact)
+        self._done()
         made = Try(nodes, scores, self._want.met(scores), artifact.size_bytes)
         self._known[frozenset(nodes)] = made
         self.tries.append(made)

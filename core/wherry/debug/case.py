@@ -158,6 +158,7 @@ def opened(
             _step=step,
             _inputs={name: values[name] for name in step.needs},
         )
+        shutil.rmtree(services.run_directory, ignore_errors=True)  # else errors name its logs
     finally:
         services.release()
         shutil.rmtree(services.run_directory / SCRATCH, ignore_errors=True)

@@ -91,16 +91,18 @@ def debug(
 
         def on_the_board() -> dict[str, Any]:
             with services.session(case.target.device, report=tell) as session:
-                tries.success()
                 few = min(asked.samples or layers.SAMPLES, layers.SAMPLES)
                 samples = few if asked.bisect else asked.samples or layers.SAMPLES
                 report = layers.look(case, session, samples, progress)
+                tries.success()
                 found = None
                 if asked.bisect:
                     count = asked.samples or bisection.SAMPLES
                     scorer = bisection.Scorer(case, session, count, metric, progress)
                     want = make(scorer.original)
-                    found = bisection.bisect(case, report.units, scorer, want, progress)
+                    found = bisection.bisect(
+                        case, report.units, scorer, want, progress, done=tries.success
+                    )
                 return _values(manifest, case, report, found)
 
         return tries.keep_on(on_the_board)

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from wherry.cli import cli
 from wherry.debug.report import keep_text, show
-from wherry.errors import DataError, UnsupportedError, UsageError
+from wherry.errors import DataError, DeviceLostError, UnsupportedError, UsageError
 
 
 def rows(values):
@@ -130,6 +130,12 @@ def test_without_data_nothing_is_compared(desk):
 def test_a_board_that_was_lost_is_tried_again(desk):
     desk.plugin.losses = 2
     assert desk.layers()["samples"] == 20
+
+
+def test_a_board_that_this_brings_down_is_given_up(desk):
+    desk.plugin.losses = 100
+    with pytest.raises(DeviceLostError, match="given up after 5 tries"):
+        desk.layers()
 
 
 def test_the_verb_prints_json_and_the_table(desk, monkeypatch):
