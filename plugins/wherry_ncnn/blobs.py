@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def main(request_path: str, response_path: str) -> None:
     }
     plain = {"winograd": False, "lightmode": False, "threads": 1}
     runner = load(request["directory"], artifact, {**request["options"], **plain})
-    found = {}
+    found: dict[str, Any] = {}
     for sample in range(request["samples"]):
         runner.set_inputs({name: given[f"{sample}/{name}"] for name in names})
         runner.run()

@@ -1,4 +1,4 @@
-"""What a converted network does, layer by layer, in the words of the model that it was made from."""
+"""What a converted network does, layer by layer, in words of the model that it was made from."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def find(
     except ModelError as error:
         context.warn(f"layers have no names: {error.message}")
         return names.Names()
-    blobs = _run(layers, bindings[0], samples, context, tool)
+    blobs = _run(layers, bindings[0], samples, context, (*tool, model.listed()))
     tensors = {name: [sample[name] for sample in samples] for name in samples[0]}
     order = {name: place for place, name in enumerate(names.activations(proto.graph))}
     floats = {name: tensors[name] for name in sorted(tensors, key=order.__getitem__)}
@@ -98,12 +98,12 @@ def _run(
     inputs: Sequence[Binding],
     samples: Sequence[Mapping[str, np.ndarray]],
     context: StepContext,
-    tool: tuple[Requirements, Mapping[str, Any]],
+    tool: tuple[Requirements, Mapping[str, Any], str],
 ) -> dict[str, list[np.ndarray]]:
-    """Every blob on every sample."""
+    """Every blob on every sample; the tool's third part says what the model is made of."""
     import numpy as np
 
-    given = {}
+    given: dict[str, Any] = {}
     for index, sample in enumerate(samples):
         for binding in inputs:
             array = sample[binding.onnx]
@@ -126,7 +126,7 @@ def _run(
         )
     except ToolError as error:
         raise UnsupportedError(
-            f"ncnn does not run what pnnx made of the model: {error.message}",
+            f"ncnn does not run what pnnx made of {tool[2]}: {error.message}",
             remedy="Use another backend for it, or other operators.",
         ) from error
     with np.load(context.scratch / "blobs.npz") as found:

@@ -61,10 +61,10 @@ class NcnnOptions(RuntimeOptions):
         description="milliseconds that idle threads spin before they sleep",
     )
     winograd_int8: Winograd = convert_option(
-        "six_bits",
-        description="3x3 convolutions with a stride of 1: six_bits: weights of 6 bits, with which "
-        "Winograd's sums cannot overflow; eight_bits: more exact where they do not; off: 8 bits, "
-        "without Winograd's algorithm",
+        "off",
+        description="3x3 convolutions with a stride of 1: off: weights of 8 bits, without "
+        "Winograd's algorithm; six_bits: with it, and with weights of 6 bits, as ncnn's own tools "
+        "do, for its sums grow large; eight_bits: with it, where the sums are known to fit",
         precisions=["int8"],
     )
 
@@ -136,14 +136,16 @@ def _refused(
     found = operators.preflight(proto.graph, default_opset(proto))
     said = [(each, next(iter(sources.get(each.node, ())), each.node)) for each in found]
     return tuple(
-        replace(
-            each,
-            node=node,
-            # what is said of an input or output names its operator already
-            op_type=each.op_type if " " in each.op_type else written.get(node, each.op_type),
-        )
+        replace(each, node=node, op_type=_words(each.op_type, written.get(node)))
         for each, node in said
     )
+
+
+def _words(said: str, operator: str | None) -> str:
+    """The model's own operator, also where an input or output of its normal form is spoken of."""
+    if operator is None or said.endswith(f" {operator}"):
+        return said
+    return f"{said} ({operator})" if " " in said else operator
 
 
 @hookimpl

@@ -1,0 +1,110 @@
+"""The four networks that everybody deploys, whole, with seeded weights; batch norms are folded.
+
+What counts here is their structure and size: every layer has the shape that the papers give it.
+``size`` is the side of the pictures: convolutions do not care, and tests want to be quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+    from networks import Net
+
+MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+                (6, 160, 3, 2), (6, 320, 1, 1))  # fmt: skip
+"""Sandler et al. 2018, table 2: expansion, channels, repetitions, first stride."""
+
+SHUFFLENET_V2 = ((4, 116), (8, 232), (4, 464))
+"""Ma et al. 2018, table 5, 1x: repetitions and channels of each stage."""
+
+SQUEEZENET = ((16, 64), (16, 64), None, (32, 128), (32, 128), None, (48, 192), (48, 192),
+              (64, 256), (64, 256))  # fmt: skip
+"""SqueezeNet 1.1: squeezed channels and each half's; None: a pool."""
+
+RESNET18 = (64, 128, 256, 512)
+"""He et al. 2015, table 1: channels of each stage of two blocks."""
+
+
+def mobilenet_v2(n: Net, size: int) -> onnx.ModelProto:
+    x, channels = n.input("image", 1, 3, size, size), 32
+    x = n.relu6(n.conv(x, 3, channels, strides=[2, 2]))
+    for expansion, outputs, repetitions, first in MOBILENET_V2:
+        for stride in (first, *[1] * (repetitions - 1)):
+            hidden = channels * expansion
+            y = x if expansion == 1 else n.relu6(n.conv(x, channels, hidden, 1))
+            y = n.relu6(n.conv(y, hidden, hidden, groups=hidden, strides=[stride, stride]))
+            y = n.conv(y, hidden, outputs, 1)
+            x = n.op("Add", x, y) if stride == 1 and channels == outputs else y
+            channels = outputs
+    x = n.relu6(n.conv(x, channels, 1280, 1))
+    return n.model(logits=n.head(x, 1280, 1000))
+
+
+def shufflenet_v2(n: Net, size: int) -> onnx.ModelProto:
+    def relu(x: str) -> str:
+        return n.op("Relu", x)
+
+    def branch(x: str, inputs: int, outputs: int, stride: int) -> str:
+        x = relu(n.conv(x, inputs, outputs, 1))
+        x = n.conv(x, outputs, outputs, groups=outputs, strides=[stride, stride])
+        return relu(n.conv(x, outputs, outputs, 1))
+
+    def shuffled(one: str, other: str, channels: int, side: int) -> str:
+        x = n.op("Concat", one, other, axis=1)
+        x = n.op("Reshape", x, n.ints(1, 2, channels // 2, side, side))
+        x = n.op("Transpose", x, perm=[0, 2, 1, 3, 4])
+        return n.op("Reshape", x, n.ints(1, channels, side, side))
+
+    x = relu(n.conv(n.input("image", 1, 3, size, size), 3, 24, strides=[2, 2]))
+    x = n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    channels, side = 24, -(-size // 4)
+    for repetitions, outputs in SHUFFLENET_V2:
+        side, half = -(-side // 2), outputs // 2
+        beside = n.conv(x, channels, channels, groups=channels, strides=[2, 2])
+        beside = relu(n.conv(beside, channels, half, 1))
+        x = shuffled(beside, branch(x, channels, half, 2), outputs, side)
+        for _ in range(repetitions - 1):
+            kept, taken = n.ops("Split", x, n.ints(half, half), outputs=2, axis=1)
+            x = shuffled(kept, branch(taken, half, half, 1), outputs, side)
+        channels = outputs
+    x = relu(n.conv(x, channels, 1024, 1))
+    return n.model(logits=n.head(x, 1024, 1000))
+
+
+def squeezenet(n: Net, size: int) -> onnx.ModelProto:
+    def pool(x: str) -> str:
+        return n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+
+    x = n.input("image", 1, 3, size, size)
+    x = pool(n.op("Relu", n.conv(x, 3, 64, strides=[2, 2])))
+    channels = 64
+    for fire in SQUEEZENET:
+        if fire is None:
+            x = pool(x)
+            continue
+        squeezed, half = fire
+        x = n.op("Relu", n.conv(x, channels, squeezed, 1))
+        one, three = (n.op("Relu", n.conv(x, squeezed, half, k)) for k in (1, 3))
+        x, channels = n.op("Concat", one, three, axis=1), 2 * half
+    x = n.op("GlobalAveragePool", n.op("Relu", n.conv(x, channels, 1000, 1)))
+    return n.model(logits=n.op("Flatten", x))
+
+
+def resnet18(n: Net, size: int) -> onnx.ModelProto:
+    x = n.op("Relu", n.conv(n.input("image", 1, 3, size, size), 3, 64, 7, strides=[2, 2]))
+    x, inputs = n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 64
+    for channels in RESNET18:
+        for stride in (1 if channels == 64 else 2, 1):
+            y = n.op("Relu", n.conv(x, inputs, channels, strides=[stride, stride]))
+            y = n.conv(y, channels, channels)
+            if inputs != channels:
+                x = n.conv(x, inputs, channels, 1, strides=[stride, stride])
+            x, inputs = n.op("Relu", n.op("Add", x, y)), channels
+    return n.model(logits=n.head(x, 512, 1000))
+
+
+CLASSICS = {
+    builder.__name__: builder for builder in (mobilenet_v2, shufflenet_v2, squeezenet, resnet18)
+}
