@@ -173,7 +173,7 @@ def wherry_convert(
         response = context.run_tool(HERE / "convert.py", request, requirements=CONVERTER)
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"{error.message} (it was given {_listed(model)})",
+            f"{error.message} (it was given {model.listed()})",
             where=error.where,
             remedy=error.remedy,
         ) from error
@@ -234,7 +234,7 @@ def _check_layers(layers: Sequence[param.Layer], left_out: Sequence[str], model:
             continue
         kind = operators.TORCH_WORDS.get(layer.type, layer.type)
         nodes = model.operators().get(kind, ())
-        whose = f"one of {', '.join(nodes[:5])}" if nodes else f"one of {_listed(model)}"
+        whose = f"one of {', '.join(nodes[:5])}" if nodes else f"one of {model.listed()}"
         raise UnsupportedError(
             f"pnnx does not convert this form of {kind} ({whose})",
             where=f"node {nodes[0]}" if len(nodes) == 1 else None,
@@ -242,14 +242,8 @@ def _check_layers(layers: Sequence[param.Layer], left_out: Sequence[str], model:
         )
     if left_out:
         raise UnsupportedError(
-            f"pnnx says of {_listed(model)}: {left_out[0]}", remedy="Use another backend for it."
+            f"pnnx says of {model.listed()}: {left_out[0]}", remedy="Use another backend for it."
         )
-
-
-def _listed(model: Model) -> str:
-    """The first nodes of a model, for people."""
-    found = [f"{kind} (node {n!r})" for kind, names in model.operators().items() for n in names]
-    return ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
 
 
 def _bindings(

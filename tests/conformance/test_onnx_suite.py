@@ -35,11 +35,10 @@ RIGHT = {  # by the normal form, by repairs, or as constants
 REFUSED = {
     "add_uint64": "tflite ncnn",
     "bitshift_left_uint8": "tflite ncnn",
-    "div_float64": "tflite ncnn",
+    "cumsum_1d": "tflite ncnn",
     "gridsample_nearest": "ncnn",
     "pow": "ncnn",
     "shrink_hard": "ncnn",
-    "stft": "tflite ncnn",
     "sum_one_input": "ncnn",
 }
 
