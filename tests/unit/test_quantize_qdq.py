@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from wherry.calibration import Calibration
 from wherry.quantize.form import ONNXRUNTIME, TENSORRT
-from wherry.quantize.qdq import Scale, insert_qdq, quantise_weights, scale_of, weight_scales
+from wherry.quantize.qdq import Scale, insert_qdq, quantise_weights, scale_of
+from wherry.quantize.weights import quantise_weight, weight_scales
 
 PLAIN = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
@@ -161,7 +162,8 @@ def simulated(proto: onnx.ModelProto, made, x: np.ndarray) -> dict[str, np.ndarr
             if name in constants and node.name in made.nodes and place == 1:
                 scale = np.abs(value).reshape(len(value), -1).max(1) / 127
                 shape = (-1,) + (1,) * (value.ndim - 1)
-                value = np.rint(value / scale.reshape(shape)) * scale.reshape(shape)
+                scale = scale.astype(np.float32)
+                value = quantise_weight(value, scale, 0) * scale.reshape(shape)
             elif name in made.scales and node.name not in gone:
                 whole = makers.get(name) in made.nodes | gone
                 value = (
@@ -348,6 +350,21 @@ def test_weights_lie_within_127_and_a_channel_without_any_keeps_its_bias():
     assert stored["k/dequantized/whole"].min() >= -127
     x = picture(0)
     np.testing.assert_allclose(run(made.proto, x=x)[out][0, 1:], [2, -3], atol=0.03)
+
+
+def test_errors_do_not_add_up():
+    weights = np.random.default_rng(1).normal(0.3, 1, (16, 8, 3, 3)).astype(np.float32)
+    scales = weight_scales(weights, 0)
+    real = weights / scales.reshape(-1, 1, 1, 1)
+    errors = quantise_weight(weights, scales, 0) - real
+    assert np.abs(errors.sum((2, 3))).max() <= 1.5 + 1e-4  # one may be turned for its channel
+    assert np.abs(errors.sum((1, 2, 3))).max() <= 0.5 + 1e-3
+    assert np.abs(errors).max() < 1.5
+    nearest = np.rint(real) - real
+    assert np.abs(nearest.sum((2, 3))).max() > 1.5
+    assert np.abs(nearest.sum((1, 2, 3))).max() > 2
+    assert (errors**2).mean() < 1.3 * (nearest**2).mean()
+    assert np.abs(quantise_weight(weights, scales, 0).astype(int)).max() == 127
 
 
 def test_two_readers_of_the_same_weights_load_where_there_is_no_vnni():

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from wherry.quantize.form import QdqForm
+from wherry.quantize.weights import LEAST_SCALE, MOST, quantise_weight, weight_scales
 
 if TYPE_CHECKING:
     import onnx
@@ -33,8 +34,6 @@ _MS_DOMAIN = "com.microsoft"
 _AXES_SINCE = 13  # opset with which DequantizeLinear has an axis; before, the domain above has it
 _POOL_SINCE = 12  # opset with which MaxPool takes 8 bits
 _WEIGHTED = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}  # axis of output channels
-_LEAST_SCALE = 2.0**-60  # products of two are ordinary float32 numbers
-_MOST_BIAS = float(2**29)  # steps; sums of products are added to it in 32 bits
 _NEAR = 1e-5  # of a range: an end beyond a Clip's bound by that much is the bound, rounded
 
 
@@ -109,7 +108,7 @@ def scale_of(low: float, high: float, *, symmetric: bool, threshold: float = 0.0
         threshold: on |x|; of ``symmetric`` alone.
     """
     if symmetric:
-        return Scale(_float32(threshold / 127) if threshold > 0 else 1.0, 0)
+        return Scale(_float32(threshold / MOST) if threshold > 0 else 1.0, 0)
     low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
         return Scale(1.0, 0)
@@ -117,38 +116,8 @@ def scale_of(low: float, high: float, *, symmetric: bool, threshold: float = 0.0
     return Scale(scale, round(min(max(-low / scale, 0), 255)))
 
 
-def weight_scales(
-    weights: np.ndarray, axis: int, bias: np.ndarray | None = None, step: float = 0.0
-) -> np.ndarray:
-    """A scale for each channel, float32: its greatest |w| over 127.
-
-    Of a channel whose weights are so small that its bias would not fit in 32 bits, the scale is
-    larger.
-
-    Args:
-        weights: float32.
-        axis: of the channels.
-        bias: of the channels.
-        step: the scale of the input, for biases of whole numbers; 0: they are not.
-    """
-    others = tuple(index for index in range(weights.ndim) if index != axis)
-    scales = np.abs(weights).max(axis=others, initial=0).astype(np.float64) / 127
-    if bias is not None and step > 0:
-        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (step * _MOST_BIAS))
-    found: np.ndarray = np.where(scales > 0, np.maximum(scales, _LEAST_SCALE), 1).astype(np.float32)
-    return found
-
-
-def quantise_weight(weights: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """int8 within +-127, rounded to the nearest even."""
-    shape = [1] * weights.ndim
-    shape[axis] = -1
-    whole: np.ndarray = np.clip(np.rint(weights / scales.reshape(shape)), -127, 127)
-    return whole.astype(np.int8)
-
-
 def _float32(value: float) -> float:
-    return max(float(np.float32(value)), _LEAST_SCALE)
+    return max(float(np.float32(value)), LEAST_SCALE)
 
 
 class _Writer:
@@ -491,7 +460,7 @@ class _Writer:
             assert scale is not None
             limits = np.iinfo(np.int8 if self.form.symmetric else np.uint8)
             steps = np.rint(self.constants[name] / np.float32(scale.scale)) + scale.zero_point
-            whole = np.clip(steps, -127 if self.form.symmetric else 0, limits.max)
+            whole = np.clip(steps, -MOST if self.form.symmetric else 0, limits.max)
             stored = self._add(whole_name(name), whole.astype(limits.dtype))
             parameters = self._parameters(name, scale)
             self._before.append(self._node("DequantizeLinear", [stored, *parameters], out))
