@@ -31,7 +31,7 @@ ALSO = (
 """What ncnn wants of `wherry.normalise` besides."""
 
 _OPERATORS = """
-Abs Acos Add Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat Conv
+Abs Acos Add Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat Conv
 ConvTranspose Cos Cosh DepthToSpace Div Dropout Einsum Elu Erf Exp Expand Flatten Floor GRU Gather
 Gelu Gemm GlobalAveragePool GlobalMaxPool GridSample GroupNormalization HardSigmoid HardSwish
 Identity InstanceNormalization LRN LSTM LayerNormalization LeakyRelu Log LogSoftmax MatMul Max
@@ -264,8 +264,8 @@ def _wrong_form(node: onnx.NodeProto, view: _View) -> str | None:
         or about.get("padding_mode", b"zeros") == b"reflection"
     ):
         return "ncnn samples linearly, and pads with zeros or the border."
-    if kind == "Shrink" and about.get("bias", 0.0) != about.get("lambd", 0.5):
-        return "ncnn has the soft Shrink only, whose bias is its lambd."
+    if kind == "Shrink" and (about.get("bias", 0.0), about.get("lambd", 0.5)) != (0.0, 0.5):
+        return "pnnx has the Shrink with its defaults only: write it with Where."
     if kind == "Pow":
         exponent = view.value(node.input[1])
         number = None if exponent is None or exponent.size != 1 else float(exponent.ravel()[0])

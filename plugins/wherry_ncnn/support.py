@@ -28,7 +28,7 @@ PARTLY: Mapping[str, str] = {
     "RNN": "Not with its last state, in reverse, with a clip or other activations.",
     "Resize": "Nearest only asymmetric with floor; linear and cubic only half_pixel or "
     "align_corners; no antialias.",
-    "Shrink": "Only soft: its bias is its lambd.",
+    "Shrink": "Only with its defaults.",
     "Slice": "Not backwards.",
     "Upsample": "Nearest only, as Resize.",
 }

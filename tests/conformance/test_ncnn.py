@@ -14,8 +14,6 @@ REFUSED = {  # and a word of the reason
     "embedding": "input of type int64",
     "gru": "last step",
     "pixel_shuffle": "steps",
-    "reductions": "ReduceMax",
-    "same_padding": "auto_pad",
     "segment_index": "output of type int64",
     "unused_and_shared": "is an input",
 }

@@ -19,7 +19,7 @@ RIGHT = {  # by the normal form, by repairs, or as constants
     "add_uint8": "tflite",
     "argmax_default_axis_example_select_last_index": "tflite",
     "attention_23_boolmask_fullymasked_row_nan_robustness": "tflite",
-    "averagepool_2d_same_upper": "tflite ncnn",
+    "averagepool_2d_same_upper": "tflite",
     "clip": "tflite ncnn",
     "conv_with_autopad_same": "tflite ncnn",
     "convtranspose_output_shape": "tflite",
