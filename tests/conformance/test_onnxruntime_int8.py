@@ -100,6 +100,10 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(1) == labels[-len(logits) :]).mean())
 
 
+def agreement(logits: np.ndarray, reference: np.ndarray) -> float:
+    return float((logits.argmax(1) == reference.argmax(1)).mean())
+
+
 def sqnr_db(logits: np.ndarray, reference: np.ndarray) -> float:
     return float(10 * np.log10((reference**2).sum() / ((reference - logits) ** 2).sum()))
 
@@ -111,8 +115,7 @@ def test_accuracy(method, digits, data, quickstart, fp32):
         inputs, labels = data[name]
         logits = quickstart.run(artifact, inputs[-len(fp32[name]) :])
         assert accuracy(logits, labels) >= accuracy(fp32[name], labels) - most_lost, name
-        agreement = (logits.argmax(1) == fp32[name].argmax(1)).mean()
-        assert agreement >= 1 - most_lost, name
+        assert agreement(logits, fp32[name]) >= 1 - most_lost, name
 
 
 def test_less_than_half_of_the_size(quickstart):
@@ -151,22 +154,16 @@ def without_vnni(quickstart, data, tmp_path_factory):
 
 def test_without_vnni_nothing_is_lost(without_vnni, data, fp32):
     """The guard: it fails where the runner does not ask for the exact kernels."""
-    logits, reference, labels = (
-        without_vnni.run(),
-        fp32["bold"][:EMULATED],
-        data["bold"][1][:EMULATED],
-    )
+    logits, reference, labels = without_vnni.run(), fp32["bold"][:EMULATED], data["bold"][1]
     np.testing.assert_array_equal(logits, without_vnni.native)
     assert sqnr_db(logits, reference) > 28
-    assert accuracy(logits, labels) >= accuracy(reference, labels) - 0.02
+    assert agreement(logits, reference) >= 0.96
+    right = (logits.argmax(1) == labels[:EMULATED]).mean()
+    assert right >= (reference.argmax(1) == labels[:EMULATED]).mean() - 0.02
 
 
-def test_the_naive_setting_loses_there(without_vnni, data, fp32):
+def test_the_naive_setting_loses_there(without_vnni, fp32):
     """The trap is real: without the guard the same file computes something else."""
-    logits, reference, labels = (
-        without_vnni.run(exact_int8=False),
-        fp32["bold"][:EMULATED],
-        data["bold"][1][:EMULATED],
-    )
+    logits, reference = without_vnni.run(exact_int8=False), fp32["bold"][:EMULATED]
     assert sqnr_db(logits, reference) < 18
-    assert accuracy(logits, labels) < accuracy(reference, labels) - 0.03
+    assert agreement(logits, reference) < 0.93
