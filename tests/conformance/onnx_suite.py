@@ -146,6 +146,8 @@ def _numbers(value: Any) -> np.ndarray:
         raise LeftOutError("it takes more than tensors")
     array = np.asarray(value)
     if array.dtype.kind not in NUMBERS or array.dtype.name.startswith(("bfloat", "float8", "int4")):
+        if array.dtype.kind == "O":
+            raise LeftOutError("it takes strings, or types that numpy lacks (float8, int4, ...)")
         raise LeftOutError(f"it takes tensors of {array.dtype}")
     if not array.size:
         raise LeftOutError("an input is empty")
