@@ -109,38 +109,53 @@ def layer_times(
         for layer in layers:
             for name in part(layer):
                 known.setdefault(name, layer["name"])
-    _know_unnamed(known, events, layers)
-    started = sorted(event["ts"] for event in events if event["name"] == "model_run")[-runs:]
+    kernels = [
+        (event["name"].rpartition("_kernel_time")[0], event)
+        for event in sorted(events, key=_start)
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+    _know_unnamed(known, kernels, layers)
+    started = [event["ts"] for event in sorted(events, key=_start) if event["name"] == "model_run"]
+    started = started[-runs:]
     times: dict[str, list[int]] = {}
-    for event in events:
-        whole, _, ending = event["name"].rpartition("_kernel_time")
+    for name, event in kernels:
         run = sum(start <= event["ts"] for start in started) - 1
-        if event.get("cat") != "Node" or ending or run < 0:
-            continue
-        name = plain(whole)
-        # A QuantizeLinear that is not fused has the name of what it gives, and of its operator.
-        parent = name.rpartition("/")[0]
-        owner = known.get(whole) or known.get(name) or known.get(parent) or name
-        times.setdefault(owner, [0] * runs)[run] += 1000 * int(event["dur"])
+        if run >= 0:
+            owner = _owner(known, name) or plain(name)
+            times.setdefault(owner, [0] * runs)[run] += 1000 * int(event["dur"])
     return times
 
 
-def _know_unnamed(
-    known: dict[str, str], events: list[dict[str, Any]], layers: list[dict[str, Any]]
-) -> None:
-    """Nodes without a name, of an operator that ONNX Runtime writes as others.
+def _owner(known: dict[str, str], name: str) -> str:
+    """The layer that a kernel's name means; empty: none is known.
 
-    In a profile they are ``Mul_27``, after their place; the artifact has ``Mul/OUTPUT``. Both are
-    in the order of execution, and are matched where there are as many of the one as of the other.
+    A QuantizeLinear that is not fused has the name of what it gives, and of its operator.
     """
-    found: dict[str, dict[str, None]] = {}
-    for event in sorted(events, key=_start):
-        name = event["name"].rpartition("_kernel_time")[0]
+    short = plain(name)
+    return known.get(name) or known.get(short) or known.get(short.rpartition("/")[0]) or ""
+
+
+def _know_unnamed(
+    known: dict[str, str],
+    kernels: list[tuple[str, dict[str, Any]]],
+    layers: list[dict[str, Any]],
+) -> None:
+    """Enter the kernels that are named after their operator alone.
+
+    Such are operators that ONNX Runtime writes as others (``Mul_27``), and what the older of its
+    versions put into another layout (``QLinearConv_token_3``). Kernels and layers both are in the
+    order of execution: those of an operator that have no name yet are matched where there are as
+    many of the one as of the other.
+    """
+    timed = {_owner(known, name) for name, _ in kernels}
+    unnamed: dict[str, dict[str, None]] = {}
+    for name, event in kernels:
         kind = event.get("args", {}).get("op_name", "")
-        if name not in known and re.fullmatch(re.escape(kind) + r"_\d+", name):
-            found.setdefault(kind, {})[name] = None
-    for kind, names in found.items():
-        own = [layer["name"] for layer in layers if layer["name"].startswith(kind + "/")]
+        if not _owner(known, name) and re.fullmatch(re.escape(kind) + r"(_\d+)?", plain(name)):
+            unnamed.setdefault(kind, {})[name] = None
+    for kind, names in unnamed.items():
+        own = [each["name"] for each in layers if each["type"] == kind]
+        own = [name for name in own if name not in timed]
         if len(own) == len(names):
             known.update(zip(names, own))  # noqa: B905 -- Python 3.8 has no strict
 

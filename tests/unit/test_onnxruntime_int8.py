@@ -213,10 +213,10 @@ def test_times_come_by_the_artifacts_layers(small, precision):
 
 def test_times_of_any_rewrite_are_told_by_name():
     layers = [
-        {"name": "/c", "nodes": ["/c", "/r"], "outputs": {"r": "r/quantized"}},
-        {"name": "/p", "nodes": ["/p"], "outputs": {"p": "p"}},
-        {"name": "deq_token_7", "nodes": [], "outputs": {}},
-        {"name": "Mul/h", "nodes": ["/h"], "outputs": {"h": "h"}},
+        {"name": "/c", "type": "Conv", "nodes": ["/c", "/r"], "outputs": {"r": "r/quantized"}},
+        {"name": "/p", "type": "Pool", "nodes": ["/p"], "outputs": {"p": "p"}},
+        {"name": "deq_token_7", "type": "Dequant", "nodes": [], "outputs": {}},
+        {"name": "Mul/h", "type": "Mul", "nodes": ["/h"], "outputs": {"h": "h"}},
     ]
     names = [
         "/c", "/r", "r_nchwc", "/c_token_3", "r/quantized/QuantizeLinear", "p",
@@ -241,6 +241,23 @@ def test_times_of_any_rewrite_are_told_by_name():
         "Mul/h": [1_000, 1_000],
         "ReorderInput": [10_000, 10_000],
     }
+
+
+@pytest.mark.parametrize(("kernels", "owners"), [(2, {"/c", "/d"}), (3, {"QLinearConv"})])
+def test_kernels_without_a_name_are_matched_in_their_order_or_not_at_all(kernels, owners):
+    """ONNX Runtime 1.19 names convolutions in another layout after their operator alone."""
+    layers = [
+        {"name": name, "type": "QLinearConv", "nodes": [name], "outputs": {}}
+        for name in ("/c", "/d")
+    ]
+    events = [{"cat": "Session", "name": "model_run", "ts": 0}] + [
+        {"cat": "Node", "name": f"QLinearConv{more}_kernel_time", "ts": 1 + place, "dur": 5 + place,
+         "args": {"op_name": "QLinearConv"}}
+        for place, more in enumerate(("", "_token_3", "_token_6")[:kernels])
+    ]  # fmt: skip
+    times = runner.layer_times(events, layers, 1)
+    assert times.keys() == owners
+    assert sum(map(sum, times.values())) == sum(range(5, 5 + kernels)) * 1000
 
 
 # --- mixed precision -----------------------------------------------------------------------------
@@ -302,6 +319,25 @@ def test_a_given_model_is_kept_byte_for_byte(given):
     wanted = reference(given.model, given.samples[0], ["v", "out"])
     np.testing.assert_allclose(values["v"], wanted["v"], atol=0.051)
     np.testing.assert_allclose(values["out"], wanted["out"], atol=0.06)
+
+
+def test_operators_that_compute_in_whole_numbers_are_kept_too(tmp_path):
+    case = Case(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        whole (float[2,3] x) => (float[2,4] y) <int8[3,4] k>
+        {
+            q, s, z = DynamicQuantizeLinear (x)
+            m = MatMulInteger (q, k, z)
+            f = Cast <to = 1> (m)
+            y = Mul (f, s)
+        }""",
+        tmp_path,
+    )
+    artifact = case.convert()
+    made = (artifact.directory / "model.onnx").read_bytes()
+    assert made == case.model.path.read_bytes()
+    wanted = reference(case.model, case.samples[0], ["y"])["y"]
+    np.testing.assert_allclose(outputs(artifact, case.samples[0])["y"], wanted, rtol=1e-5)
 
 
 def test_its_ranges_are_its_own(given):
