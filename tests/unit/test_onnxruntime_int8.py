@@ -274,12 +274,24 @@ def test_kept_nodes_stay_in_fp32(small):
     np.testing.assert_allclose(values["c1"], wanted, atol=0.2)
 
 
-def test_onnx_runtime_does_not_quantise_what_was_kept(small):
-    """By a rule of its own it quantises a float Conv that stands between Q/DQ."""
-    artifact = small.convert(keep_fp32=[{"op": "Conv"}, {"op": "Add"}])
-    assert {layer.precision for layer in artifact.layers if "/c1" in layer.nodes} == {"fp32"}
-    events = loaded(artifact).time_layers(small.samples[0], 1)
-    assert not any("_weight_dq" in name for name in events)
+UPSAMPLING = """<ir_version: 8, opset_import: ["" : 17]>
+up (float[1,2,4,4] image) => (float[1,3,8,8] out)
+    <float[4,2,1,1] w0, float[4,4,2,2] w1, float[3,4,1,1] w2>
+{
+    c = Conv (image, w0)
+    t = ConvTranspose <strides = [2,2]> (c, w1)
+    out = Conv (t, w2)
+}"""
+
+
+@pytest.mark.parametrize(("unwanted", "expected"), [(runner.UNWANTED, False), ([], True)])
+def test_onnx_runtime_quantises_no_weights_of_its_own(tmp_path, monkeypatch, unwanted, expected):
+    """It has a rule for float weights between Q/DQ, which nobody asked for."""
+    case = Case(UPSAMPLING, tmp_path)
+    artifact = case.convert()
+    monkeypatch.setattr(runner, "UNWANTED", unwanted)
+    kernels = loaded(artifact).time_layers(case.samples[0], 1)
+    assert any("_weight_dq" in name for name in kernels) is expected
 
 
 def test_fp16_keeps_nodes_too(small):
