@@ -545,6 +545,8 @@ def relative_error(value: np.ndarray, wanted: np.ndarray) -> float:
     import numpy as np
 
     value, wanted = (array.astype(np.float64).ravel() for array in (value, wanted))
+    if value.size != wanted.size:  # it is known only once it has run
+        return float("inf")
     finite = np.isfinite(wanted)
     value, wanted = value[finite], wanted[finite]
     if not np.isfinite(value).all():
