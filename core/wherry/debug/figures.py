@@ -45,7 +45,7 @@ class Tally:
         self.own = Difference(name)
         self.effects: dict[str, Difference] = {}
         self.reference_range = self.deployed_range = (np.inf, -np.inf)
-        self._rounding = Difference(name)
+        self._stored = self._added = 0.0  # powers: of the error of storing alone, of all own error
         self._clipped = 0
         self._binding = binding
         self._ends = _ends(binding, precision)
@@ -59,11 +59,13 @@ class Tally:
         if self._ends is None:
             return
         low, high, step = self._ends
-        self._clipped += int(np.count_nonzero((own < low - step / 2) | (own > high + step / 2)))
+        if own.size and (own.min() < low - step / 2 or own.max() > high + step / 2):
+            self._clipped += int(np.count_nonzero((own < low - step / 2) | (own > high + step / 2)))
         if step:
-            zero = self._binding.zero_point * step
-            nearest = (np.rint((own.astype(np.float64) + zero) / step)) * step - zero
-            self._rounding.update(np.clip(nearest, low, high), own)
+            # the zero point is whole, so that steps from 0 are steps of the stored numbers
+            nearest = np.clip(np.rint(own / np.float32(step)) * np.float32(step), low, high)
+            self._stored += _power(nearest - own)
+            self._added += _power(deployed - own)
 
     @property
     def saturation(self) -> float | None:
@@ -83,8 +85,7 @@ class Tally:
         Else weights or sums are. Both this piece and those that read the tensor have to stay in
         fp32 for it to be mended.
         """
-        rounding = noise(self._rounding)
-        return self._rounding.elements > 0 and rounding > 0 and 2 * rounding >= noise(self.own)
+        return 2 * self._stored >= self._added > 0
 
     @property
     def effect(self) -> float:
@@ -145,6 +146,11 @@ def _ends(binding: Binding, precision: str) -> tuple[float, float, float] | None
         low, high = ((end - binding.zero_point) * binding.scale for end in (least, limits.max))
         return low, high, binding.scale
     return (-FP16_END, FP16_END, 0.0) if precision == "fp16" else None
+
+
+def _power(error: np.ndarray) -> float:
+    flat = error.ravel()
+    return float(flat @ flat)
 
 
 def _wider(known: tuple[float, float], array: np.ndarray) -> tuple[float, float]:
