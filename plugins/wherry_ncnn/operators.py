@@ -31,14 +31,14 @@ ALSO = (
 """What ncnn wants of `wherry.normalise` besides."""
 
 _OPERATORS = """
-Abs Acos Add Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat Conv
-ConvTranspose Cos Cosh DepthToSpace Div Dropout Einsum Elu Erf Exp Expand Flatten Floor GRU Gather
-Gelu Gemm GlobalAveragePool GlobalMaxPool GridSample GroupNormalization HardSigmoid HardSwish
-Identity InstanceNormalization LRN LSTM LayerNormalization LeakyRelu Log LogSoftmax MatMul Max
-MaxPool Min Mish Mod Mul Neg PRelu Pad Pow RMSNormalization RNN Reciprocal ReduceL1 ReduceL2
-ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Relu Reshape
-Resize Round Selu Shrink Sigmoid Sign Sin Sinh Slice Softmax Softplus Split Sqrt Squeeze Sub Sum
-Swish Tan Tanh Transpose Unsqueeze Upsample
+Abs Acos Add Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip
+Concat Conv ConvTranspose Cos Cosh DepthToSpace Div Dropout Einsum Elu Erf Exp Expand Flatten
+Floor GRU Gather Gelu Gemm GlobalAveragePool GlobalMaxPool GridSample GroupNormalization
+HardSigmoid HardSwish Identity InstanceNormalization LRN LSTM LayerNormalization LeakyRelu Log
+LogSoftmax MatMul Max MaxPool Min Mish Mod Mul Neg PRelu Pad Pow RMSNormalization RNN Reciprocal
+ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum
+ReduceSumSquare Relu Reshape Resize Round Selu Shrink Sigmoid Sign Sin Sinh Slice Softmax
+Softplus Split Sqrt Squeeze Sub Sum Swish Tan Tanh Transpose Unsqueeze Upsample
 """
 OPERATORS = frozenset(_OPERATORS.split())
 """ONNX operators of which at least one form converts right."""
