@@ -90,7 +90,7 @@ VERSIONS = {
 }
 """Least versions in int8, where that is not 2."""
 
-LEAST_WEIGHTS = 1024  # elements, for ``dynamic`` and ``weights``
+LEAST_WEIGHTS = 256  # elements, for ``dynamic`` and ``weights``; below, nothing is saved
 MOST_TERMS = 2**16  # of a sum in 32 bits: 127 * 255 * 2**16 is just below 2**31
 SMALLEST = 1e-9  # scale
 

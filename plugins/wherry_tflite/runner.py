@@ -67,7 +67,7 @@ class Runner:
 
     def get_outputs(self) -> dict[str, np.ndarray]:
         """Copies of the outputs of the last run, by the file's output names."""
-        return {name: self._get(index) for name, index in self._outputs}
+        return {name: np.asarray(self._get(index)) for name, index in self._outputs}  # of scalars
 
     def time_layers(self, inputs: dict[str, np.ndarray], runs: int) -> dict[str, list[int]]:
         """Nanoseconds of each run of each operator, alone in a file of its own.
