@@ -98,6 +98,9 @@ class ProfileContext(StepContext, Protocol):
         sustained_s: above 0 in one round more than ``settings.rounds``, at the end: run so many
             seconds without pause, and return a measurement with ``sustained``, of which nothing
             else is taken.
+        layers: in one round more than ``settings.rounds``: time the artifact's layers, and return
+            a measurement with ``layers``, of which nothing else is taken. The artifact is then
+            what ``Backend.dissect`` made, where the backend has that.
         reference: outputs of the original model in fp32 for sample ``index`` of the evaluation
             set, keyed by ONNX output name.
     """
@@ -113,6 +116,9 @@ class ProfileContext(StepContext, Protocol):
 
     @property
     def sustained_s(self) -> float: ...
+
+    @property
+    def layers(self) -> bool: ...
 
     @property
     def metrics(self) -> Mapping[str, Metric]: ...

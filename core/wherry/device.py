@@ -107,6 +107,21 @@ class HostedRunner(Protocol):
         """Run one sample without pause; the series, as the agent's ``sustain`` describes it."""
         ...
 
+    def time_layers(
+        self, inputs: Mapping[str, np.ndarray], duration_s: float
+    ) -> Mapping[str, np.ndarray] | None:
+        """Time the layers of one sample, again and again.
+
+        Args:
+            inputs: as in `time`.
+            duration_s: about how long the inferences take.
+
+        Returns:
+            Layer, by the runtime's name, to nanoseconds, one per inference; None: the runner does
+            not time layers.
+        """
+        ...
+
     def peak_memory_bytes(self) -> int | None:
         """See `wherry.measurement.Measurement.peak_memory_bytes`."""
         ...

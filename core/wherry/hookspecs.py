@@ -424,7 +424,8 @@ def wherry_profile(
 
     ``dataset`` is the evaluation set: its first sample is timed; in round 0 all of it is scored
     into ``context.metrics``. None: zeros are timed and nothing is scored. Where
-    ``context.sustained_s`` is above 0, the target is run so long without pause instead.
+    ``context.sustained_s`` is above 0, the target is run so long without pause instead; where
+    ``context.layers`` is true, its layers are timed instead.
 
     Example of a wrapper; the default is what measures::
 

@@ -30,6 +30,7 @@ class MeasureSettings:
         stabilise: the board's clocks are fixed while it is measured.
         power_mode: of a Jetson, by ``nvpmodel``'s number, while it is measured; None: as it is.
         sustained: seconds without pause after the rounds; 0: not at all.
+        layers: the layers of each target are timed too, after the rounds.
     """
 
     rounds: int = 5
@@ -42,6 +43,7 @@ class MeasureSettings:
     stabilise: bool = False
     power_mode: int | None = None
     sustained: float = 0.0
+    layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ class Measurement:
         energy_mj: of one inference, mean over the measured runs; None where the board does not
             tell. ``extra["energy"]`` says how it was found.
         sustained: the run without pause, as the report's JSON has it; None: there was none.
+        layers: layer, by the runtime's name, to its median, milliseconds; in the runtime's order;
+            empty where layers were not timed.
+        layer_runs: how many inferences these medians are over.
     """
 
     infer_ns: np.ndarray
@@ -113,6 +118,8 @@ class Measurement:
     extra: Mapping[str, Any] = field(default_factory=dict)
     energy_mj: float | None = None
     sustained: Mapping[str, Any] | None = None
+    layers: Mapping[str, float] = field(default_factory=dict)
+    layer_runs: int = 0
 
     def save(self, directory: Path) -> None:
         """Write ``measurement.json`` and ``samples.npz`` into ``directory``."""

@@ -16,7 +16,7 @@ from wherry.device import RawTiming
 from wherry.errors import DataError, DeviceError, ToolError
 from wherry.measurement import MeasureSettings
 from wherry.target import Target
-from wherry_devices.agent import frames, timing
+from wherry_devices.agent import frames, layers, timing
 from wherry_devices.board import Board, as_sensors
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
 
@@ -30,6 +30,7 @@ _FRAME_MS = 1000.0  # of running, about
 _START_S = 60.0
 _CLOSE_S = 5.0
 _WARMUP_SLACK = timing.WARMUP_BOUND + 1
+_LAYERS_SLACK = 10  # what timing single layers may add
 _EXTRA_RUNS = 10  # beside those that the settings ask for: windows of warm-up, runs after a pause
 
 
@@ -154,6 +155,28 @@ class Hosted:
         self._board.check()  # as above
         points: list[Mapping[str, Any]] = answer.header["points"]
         return points
+
+    def time_layers(
+        self, inputs: Mapping[str, np.ndarray], duration_s: float
+    ) -> Mapping[str, np.ndarray] | None:
+        """See `wherry.device.HostedRunner.time_layers`."""
+        self._check_lease()
+        expected_s = duration_s + layers.LEAST_RUNS * self.first_ms / 1000
+        answer = self._ask(
+            "layers",
+            _stack([self._taken(inputs)]),
+            limit_s=self._limit_s + _LAYERS_SLACK * expected_s,
+            duration_s=duration_s,
+            token=self._board.token,
+            lease=self._board.lease_file,
+        )
+        self._board.check()  # as above
+        names: Sequence[str] | None = answer.header["names"]
+        if names is None:
+            return None
+        return {
+            name: frames.to_array(answer.tensors[str(index)]) for index, name in enumerate(names)
+        }
 
     def _check_lease(self) -> None:
         if self._board.token is None:

@@ -32,10 +32,13 @@ def profile(
     """Time the first sample (zeros without a dataset), then score all of them where asked.
 
     Timing comes first: the memory is then that of one inference, and the board has not been
-    heated by the evaluation. The run without pause, where it is asked for, is a round of its own.
+    heated by the evaluation. The times of layers and the run without pause, where they are asked
+    for, are rounds of their own.
     """
     if context.sustained_s:
         return _sustained(artifact, target, dataset, session, context)
+    if context.layers:
+        return _layers(artifact, target, dataset, session, context)
     preprocess = context.preprocess() if dataset is not None else {}
     with session.host(artifact, target, context.backend, preprocess) as hosted:
         context.progress("timing")
@@ -99,6 +102,35 @@ def _sustained(
         steady=(False,),
         emulated=session.info.emulated,
         sustained=summarise(points, context.sustained_s),
+    )
+
+
+def _layers(
+    artifact: Artifact,
+    target: Target,
+    dataset: Dataset | None,
+    session: Session,
+    context: ProfileContext,
+) -> Measurement:
+    """The times of layers; its samples are their sums over each inference."""
+    preprocess = context.preprocess() if dataset is not None else {}
+    with session.host(artifact, target, context.backend, preprocess) as hosted:
+        context.progress("timing layers")
+        found = hosted.time_layers(_timed_sample(artifact, dataset), context.settings.duration_s)
+    sums = np.zeros(1, np.uint64)
+    if found:
+        sums = np.sum(list(found.values()), axis=0, dtype=np.uint64)
+    return Measurement(
+        infer_ns=sums,
+        total_ns=sums,
+        round_sizes=(len(sums),),
+        load_ms=(hosted.load_ms,),
+        first_ms=(hosted.first_ms,),
+        warmup_runs=(0,),
+        steady=(False,),
+        emulated=session.info.emulated,
+        layers={name: float(np.median(times)) / 1e6 for name, times in (found or {}).items()},
+        layer_runs=len(sums) if found else 0,
     )
 
 

@@ -67,6 +67,17 @@ class Runner:
             for index, output in enumerate(self.outputs)
         }
 
+    def time_layers(self, inputs, runs):
+        assert self.runs and set(inputs) == set(self.inputs)
+        behaviour = self.options["behaviour"]
+        if behaviour == "layers of too few":
+            return {"half": [5] * (runs // 2)}
+        if behaviour == "layers back in time":
+            return {"half": [-1] * runs}
+        if behaviour == "layers that fail":
+            raise ValueError("no profile today")
+        return {"multiply": [3000 + run for run in range(runs)], "copy": np.full(runs, 1000)}
+
     def close(self):
         marker = self.options["marker"]
         if marker:

@@ -63,6 +63,7 @@ class Context:
     metrics: dict
     settings: MeasureSettings = SETTINGS
     sustained_s: float = 0.0
+    layers: bool = False
     said: list = dataclasses.field(default_factory=list)
 
     def reference(self, index):

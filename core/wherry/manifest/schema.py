@@ -307,6 +307,9 @@ class Measure(Section):
     sustained: float = Field(
         default=0.0, ge=0, le=86_400, description="seconds without pause after the rounds; 0: none"
     )
+    layers: bool = Field(
+        default=False, description="time the layers of each target too, after the rounds"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -17,6 +17,7 @@ from wherry import __version__
 from wherry.calibration import Calibration
 from wherry.errors import UnsupportedError, WherryError
 from wherry.plan import EVALUATION
+from wherry.records.layers import NO_LAYERS, layer_fields
 from wherry.reports import SCHEMA_VERSION, RunRecord
 from wherry.stats import pareto, summarise
 
@@ -120,6 +121,7 @@ def _result(
         "peak_memory_bytes": None,
         "energy_mj": None,
         "sustained": None,
+        **NO_LAYERS,
         "speedup_vs_fp32": None,
         "pareto": False,
         "artifact": None,
@@ -140,8 +142,8 @@ def _result(
                 found = outcome.result.value
                 result["calibration"] = {"method": found.method, "samples": found.samples}
     converted_outcome = outcomes[row.convert].result
-    if converted_outcome is not None:
-        converted: Converted = converted_outcome.value
+    converted: Converted | None = converted_outcome.value if converted_outcome else None
+    if converted is not None:
         result["size_bytes"] = converted.artifact.size_bytes
         result["artifact"] = f"sha256:{converted.artifact.digest}"
         result["provenance"] = dict(converted.artifact.provenance)
@@ -162,7 +164,7 @@ def _result(
         warnings.extend(profiled.warnings)
         result["cached"] = profiled.cached
     measured = profiled.measurement if profiled else None
-    if measured is not None:
+    if measured is not None and converted is not None:
         result["status"] = "ok"
         result["latency"] = latency(measured, services.manifest.measure.seed)
         for name, value in measured.metrics.items():
@@ -173,6 +175,7 @@ def _result(
         result["peak_memory_bytes"] = measured.peak_memory_bytes
         result["energy_mj"] = measured.energy_mj
         result["sustained"] = measured.sustained
+        result |= layer_fields(converted.artifact, measured)
         result["evaluated"] = measured.evaluated
         result["sensors"] = [asdict(reading) for reading in measured.sensors]
         result["extra"] = dict(measured.extra)

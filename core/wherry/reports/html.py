@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from wherry.reports import RunRecord, words
+from wherry.reports import RunRecord, layers, words
 from wherry.reports.words import Result
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ def render(record: RunRecord) -> str:
         notes=words.notes(results),
         pictures=_pictures(measured, values),
         series=[_series(result) for result in measured if result.get("sustained")],
+        layered=[result for result in measured if result.get("layers")],
+        comparisons=layers.comparisons(measured),
+        layers=layers,
         energy=any(result["energy_mj"] is not None for result in measured),
         several=len({result["target"]["device"] for result in measured}) > 1,
         options=list(dict.fromkeys(["threads", *words.differing_options(measured)])),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from wherry.reports import words
+from wherry.reports import layers, words
 from wherry.reports.words import Result
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def print_record(record: RunRecord, console: Console) -> None:
         _print_front(shown, values, console)
         for result in shown:
             if text := words.sustained_text(result):
+                _say(console, f"{result['name']}: {text}")
+            if text := layers.slowest_text(result):
                 _say(console, f"{result['name']}: {text}")
         console.print()
     for status, note in words.unmeasured(results):

@@ -94,7 +94,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     # The lock is held until parity is known, so that nobody takes an artifact that is then removed.
     with locked(services, step.id, key):
         entry, cached, warnings = take_or_build_locked(services, step.id, key, build)
-        artifact = _read_artifact(entry)
+        artifact = read_artifact(entry)
         accepted = Key("accepted", {"convert": key.digest})
         try:
             _check_files(artifact, entry)
@@ -176,7 +176,8 @@ def _check_artifact(artifact: Artifact, model: Model, target: Target, context: H
         )
 
 
-def _read_artifact(entry: Entry) -> Artifact:
+def read_artifact(entry: Entry) -> Artifact:
+    """The artifact of an entry, as its ``ARTIFACT_FILE`` describes it; raises `StoreError`."""
     path = entry.directory / ARTIFACT_FILE
     try:
         values = json.loads(path.read_text())

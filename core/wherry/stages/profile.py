@@ -20,6 +20,7 @@ from wherry.stages.context import (
     take_or_build_locked,
 )
 from wherry.stages.keys import agent_code, files_digest, own_code
+from wherry.stages.layers import dissect_key
 from wherry.stages.reference import ReferenceOutputs, metrics_in_keys
 from wherry.stages.retry import Tries
 from wherry.stages.rounds import Job, Rounds
@@ -107,6 +108,11 @@ def _job(
     target, manifest = row.target, services.manifest
     backend = services.host.backends[target.backend]
     worker = services.host.worker("wherry_profile", target.backend)
+    settings = asdict(manifest.measure)
+    if settings["layers"]:
+        settings["layers"] = dissect_key(converted.artifact, backend, services).digest
+    else:  # who does not ask has a key without
+        del settings["layers"]
     key = Key(
         "measure",
         {
@@ -123,7 +129,7 @@ def _job(
             "preprocess": dict(manifest.model.preprocess) if dataset else {},
             "reference": reference.digest if reference else None,
             "metrics": metrics_in_keys(services),
-            "settings": asdict(manifest.measure),
+            "settings": settings,
             "code": own_code("measurement", "preprocess"),
         },
     )
@@ -147,6 +153,9 @@ def _profiled(step: Step, job: Job, rounds: Rounds, services: Services) -> Profi
     if index in rounds.failed:
         return Profiled(None, rounds.failed[index], warnings=told)
     merged = replace(merge(rounds.measured[index]), sustained=rounds.sustained.get(index))
+    if index in rounds.layers:
+        layered = rounds.layers[index]
+        merged = replace(merged, layers=layered.layers, layer_runs=layered.layer_runs)
 
     def keep(context: HostContext) -> None:
         merged.save(context.output)

@@ -15,6 +15,7 @@ from wherry.device import Stabilised
 from wherry.errors import DeviceError, DeviceLostError, Interrupted, PluginError, WherryError
 from wherry.measurement import Measurement, MeasureSettings
 from wherry.stages.context import HostContext, Services, failure, take_or_build
+from wherry.stages.layers import dissected
 from wherry.stages.reference import ReferenceOutputs, make_metrics
 from wherry.stages.retry import Tries
 from wherry.store import Key
@@ -51,6 +52,7 @@ class RoundContext(HostContext):
     metrics: Mapping[str, Metric]
     reference_outputs: ReferenceOutputs | None
     sustained_s: float = 0.0
+    layers: bool = False
 
     def reference(self, index: int) -> Mapping[str, np.ndarray]:
         """See `wherry.context.ProfileContext.reference`."""
@@ -82,6 +84,7 @@ class Rounds:
         measured: per row, its rounds.
         failed: row to the reason.
         sustained: per row, the run without pause, where one was asked for.
+        layers: per row, the round that timed its layers, where that was asked for and went well.
         warnings: per row.
         fresh: digests of the keys of which a round was measured in this run: two rows with one
             artifact are measured once.
@@ -101,6 +104,7 @@ class Rounds:
         settings = services.manifest.measure
         self.measured: dict[int, list[Measurement]] = {job.row.index: [] for job in jobs}
         self.sustained: dict[int, Mapping[str, Any]] = {}
+        self.layers: dict[int, Measurement] = {}
         self.failed: dict[int, WherryError] = {}
         self.warnings: dict[int, list[str]] = {job.row.index: [] for job in jobs}
         self.fresh: set[str] = set()
@@ -112,8 +116,13 @@ class Rounds:
         self._services = services
         self._tries = tries
         self._lost: dict[tuple[int, int], int] = {}
-        # the run without pause is one round more, so that it is kept and taken as they are
-        numbers = range(settings.rounds + (settings.sustained > 0))
+        # layers and the run without pause are a round more each: they are kept and taken like the
+        # others; the board is hot only after the last
+        numbers = [*range(settings.rounds)]
+        if settings.layers:
+            numbers.append(_layers_round(settings))
+        if settings.sustained > 0:
+            numbers.append(_sustained_round(settings))
         self._stabilised = Stabilised((), [])
         self._to_clear = [(job, number) for job in jobs for number in numbers]
         self._total = len(self._to_clear)
@@ -188,8 +197,10 @@ class Rounds:
         services, index = self._services, job.row.index
         name = f"{self._step.id}:{job.row.id}"
         count = self._total - len(self._queue) + 1
-        sustained = number == services.manifest.measure.rounds
-        what = "without pause" if sustained else f"round {number + 1}"
+        settings = services.manifest.measure
+        what = f"round {number + 1}"
+        if number >= settings.rounds:
+            what = "layers" if number == _layers_round(settings) else "without pause"
         services.notify(self._step.id, f"{count}/{self._total}: {job.row.id}, {what}")
 
         def build(context: HostContext) -> None:
@@ -203,11 +214,15 @@ class Rounds:
         except (Interrupted, DeviceLostError):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- one row's bug is not the others'
-            self._fail(index, failure(error, services, name))
+            self._fail(job, number, failure(error, services, name))
         else:
             del self._queue[0]
-            if not sustained:
+            if number < settings.rounds:
                 self.measured[index].append(measurement)
+            elif number == _layers_round(settings):
+                self.layers[index] = measurement
+                if not measurement.layers:
+                    self.warnings[index].append("What runs it does not time layers.")
             elif measurement.sustained is not None:
                 self.sustained[index] = measurement.sustained
             else:
@@ -217,9 +232,16 @@ class Rounds:
                 self.fresh.add(job.key.digest)
         self._tries.success()
 
-    def _fail(self, index: int, error: WherryError) -> None:
+    def _fail(self, job: Job, number: int, error: WherryError) -> None:
+        """End a row; one whose layers cannot be timed is measured all the same."""
+        index = job.row.index
+        if number == _layers_round(self._services.manifest.measure):
+            self._queue.remove((job, number))
+            told = f"Its layers could not be timed (`--remeasure` tries again): {error.message}"
+            self.warnings[index].append(told)
+            return
         self.failed[index] = error
-        self._queue = [(job, number) for job, number in self._queue if job.row.index != index]
+        self._queue = [entry for entry in self._queue if entry[0].row.index != index]
 
     def _blame(self, job: Job, number: int, error: DeviceLostError) -> None:
         """Put a row that was running when the board was lost behind the others, or end it."""
@@ -232,7 +254,8 @@ class Rounds:
             return
         self._tries.forgive(LOST_BY_ONE)
         self._fail(
-            job.row.index,
+            job,
+            number,
             DeviceError(
                 f"the board was lost {LOST_BY_ONE} times while this target ran, the last time: "
                 f"{error.message}",
@@ -240,6 +263,16 @@ class Rounds:
                 remedy="It may bring the board down: look at the board's power and memory.",
             ),
         )
+
+
+def _sustained_round(settings: MeasureSettings) -> int:
+    """The number of the run without pause."""
+    return settings.rounds
+
+
+def _layers_round(settings: MeasureSettings) -> int:
+    """The number of the round that times layers."""
+    return settings.rounds + 1
 
 
 def round_key(job: Job, number: int) -> Key:
@@ -260,6 +293,10 @@ def _measure(
     services, target = context.services, job.row.target
     settings = services.manifest.measure
     scored = dataset is not None and number == 0
+    layers = number == _layers_round(settings)
+    artifact = job.converted.artifact
+    if layers:
+        artifact = dissected(artifact, job.backend, context)
     round_context = RoundContext(
         services,
         context.step,
@@ -270,13 +307,12 @@ def _measure(
         backend=job.backend,
         round=number,
         settings=settings,
-        sustained_s=settings.sustained if number == settings.rounds else 0.0,
+        sustained_s=settings.sustained if number == _sustained_round(settings) else 0.0,
+        layers=layers,
         metrics=make_metrics(services) if scored else {},
         reference_outputs=reference,
     )
-    measured = services.host.profile(
-        job.converted.artifact, target, dataset, session, round_context
-    )
+    measured = services.host.profile(artifact, target, dataset, session, round_context)
     problem = _problem(measured)
     if problem is None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +31,10 @@ from wherry.target import (
 )
 from wherry.testing.networks import NETWORKS, build, build_unknown, samples
 from wherry.testing.workshop import Workshop
+
+MOST_OF_WHOLE, SLACK_NS = 20.0, 5e6
+"""What layers may add up to: so many times the whole inference, and more. A unit mistaken for
+another is found; what timing them costs, and a busy machine, are not held against a runner."""
 
 
 class BackendSuite:
@@ -155,6 +159,8 @@ class BackendSuite:
             figures = compare(outputs, [reference.run(sample) for sample in given])
             where = f"{network} in {precision}"
             check(figures, backend.threshold(precision), where, precision=precision)
+            if network == next(name for name in NETWORKS if name not in self.refuses):
+                _check_layers(artifact, *workshop.time_layers(artifact, target, given[0]))
 
     def test_unknown_operator_is_not_converted(
         self, host: Host, backend: Backend, tmp_path: Path
@@ -176,6 +182,23 @@ def _check_artifact(artifact: Artifact, model: Model, backend: Backend, precisio
         assert bound == [(spec.name, spec.static_shape) for spec in specs]
     values = json.loads(json.dumps(artifact.to_json()))
     assert Artifact.from_json(values, artifact.directory).digest == artifact.digest
+
+
+def _check_layers(
+    artifact: Artifact, times: Mapping[str, np.ndarray] | None, whole_ns: np.ndarray
+) -> None:
+    """The times of layers, where the runner tells them, are of the layers, and add up."""
+    names = [layer.name for layer in artifact.layers]
+    assert len(set(names)) == len(names), "the names of layers are not unique"
+    if times is None:
+        return
+    assert times, "it times layers, and there were none"
+    if names:
+        assert set(names) & set(times), f"it timed {list(times)}; the artifact has {names}"
+    total = sum(float(np.mean(values)) for values in times.values())
+    assert 0 < total < MOST_OF_WHOLE * float(np.median(whole_ns)) + SLACK_NS, (
+        f"the layers take {total:.0f} ns, an inference {np.median(whole_ns):.0f} ns"
+    )
 
 
 def _preflight(backend: Backend, path: Path) -> Iterator[list[Unsupported]]:

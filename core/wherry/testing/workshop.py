@@ -22,12 +22,15 @@ from wherry.engine.lending import Lending
 from wherry.engine.worker import Limits, run_tool
 from wherry.home import home
 from wherry.host import Host
+from wherry.measurement import MeasureSettings
 from wherry.model import Model
 from wherry.normalise import Normalised, normalise
 from wherry.requirements import Requirements
 from wherry.target import Target
 
 Inputs = Mapping[str, np.ndarray]
+
+_SHORT = MeasureSettings(warmup_s=0.02, warmup_runs=2, duration_s=0.05)
 
 
 class Workshop(Lending):
@@ -63,6 +66,20 @@ class Workshop(Lending):
             session.host(artifact, target, backend, {}) as runner,
         ):
             return list(runner.infer(samples))
+
+    def time_layers(
+        self, artifact: Artifact, target: Target, sample: Inputs
+    ) -> tuple[Mapping[str, np.ndarray] | None, np.ndarray]:
+        """See `wherry.device.HostedRunner.time_layers`; and the times of whole inferences, ns."""
+        backend = self._host.backends[target.backend]
+        if backend.dissect is not None:
+            artifact = backend.dissect(artifact, self._context())
+        with (
+            self._device().session() as session,
+            session.host(artifact, target, backend, {}) as runner,
+        ):
+            whole = runner.time(sample, _SHORT)
+            return runner.time_layers(sample, _SHORT.duration_s), whole.infer_ns
 
     def _device(self) -> Device:
         """This machine as a board."""

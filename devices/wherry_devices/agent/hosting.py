@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import sensors, sustained, timing
+from . import layers, sensors, sustained, timing
 from .binding import Input, Output, returned
 from .frames import Frame, FrameError, Tensor, from_array, to_array
 from .lease import Lease, Runs
@@ -52,6 +52,7 @@ class Hosting:
             "infer": self._infer,
             "time": self._time,
             "sustain": self._sustain,
+            "layers": self._layers,
             "memory": self._memory,
             "close": self._close,
         }
@@ -163,6 +164,20 @@ class Hosting:
         duration_s = frame.header["duration_s"]
         points = sustained.sustain(self._runner, inputs, duration_s, reader.read)
         self._wire.write({"points": points})
+
+    def _layers(self, frame: Frame) -> None:
+        """Time the layers of one sample; ``names`` is null where the runner does not."""
+        inputs = self._timed_inputs(frame)
+        found = layers.time_layers(self._runner, inputs, frame.header["duration_s"])
+        if found is None:
+            self._wire.write({"names": None})
+            return
+        # numbered: names of layers may be alike but for what a frame cannot say
+        times = [
+            Tensor(str(index), "uint64", (len(values),), memoryview(values))
+            for index, values in enumerate(found.values())
+        ]
+        self._wire.write({"names": list(found)}, times)
 
     def _timed_inputs(self, frame: Frame) -> dict[str, Any]:
         """A sample in the runtime's form; raises RuntimeError where the lease is not ours."""

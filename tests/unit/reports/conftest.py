@@ -68,6 +68,7 @@ VALUES = {
         "stabilise": True,
         "power_mode": None,
         "sustained": 120.0,
+        "layers": True,
     },
     "metrics": [
         {"name": "top1", "better": "higher", "unit": ""},
@@ -157,6 +158,9 @@ def result_of(
         "peak_memory_bytes": 13_529_088 if measured else None,
         "energy_mj": None,
         "sustained": None,
+        "layers": None,
+        "layers_sum_ms": None,
+        "layers_runs": None,
         "speedup_vs_fp32": 1.0 if measured else None,
         "pareto": False,
         "artifact": "sha256:" + "12" * 32 if measured else None,
@@ -193,6 +197,27 @@ def sustained_of(throttled_s: float | None = 60.0, **changes: object) -> dict:
         "points": points,
         **changes,
     }
+
+
+def layer_of(nodes: str, median_ms: float | None, name: str = "", **changes: object) -> dict:
+    """A layer of the ONNX nodes that ``nodes`` names, with spaces between them."""
+    return {
+        "name": name or nodes.replace(" ", "+"),
+        "type": "CONV_2D",
+        "nodes": nodes.split(),
+        "precision": "fp32",
+        "median_ms": median_ms,
+        "share": None,
+        **changes,
+    }
+
+
+def layered_of(*layers: dict) -> dict:
+    """The three fields of a result whose layers are timed."""
+    total = sum(layer["median_ms"] or 0.0 for layer in layers)
+    shares = [layer["median_ms"] and layer["median_ms"] / total for layer in layers]
+    found = [{**layer, "share": share} for layer, share in zip(layers, shares, strict=True)]
+    return {"layers": found, "layers_sum_ms": total, "layers_runs": 100}
 
 
 def gate_of(passed: bool = True, **changes: object) -> dict:
@@ -234,6 +259,12 @@ def rich_record() -> RunRecord:
             pareto=True,
             energy_mj=21.5,
             sustained=sustained_of(),
+            **layered_of(
+                layer_of("conv1 relu1", 3.0),
+                layer_of("fc", 0.5, precision="fp16"),
+                layer_of("flatten", None),
+                layer_of("", 0.25, "reorder", type="", precision=None),
+            ),
             extra={"energy": {"method": "rail", "source": "VDD_IN", "power_w": 5.1}},
         ),
         result_of("original", "onnxruntime", "fp16", ms=4.25, top1=0.9848, latency=busy),
@@ -260,6 +291,8 @@ def make():
         record = staticmethod(record_of)
         gate = staticmethod(gate_of)
         sustained = staticmethod(sustained_of)
+        layer = staticmethod(layer_of)
+        layered = staticmethod(layered_of)
         rich = staticmethod(rich_record)
 
     return Makers
