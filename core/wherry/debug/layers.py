@@ -13,8 +13,15 @@ from wherry.debug.case import Case, Spread
 from wherry.debug.figures import Tally, count, decibels, noise
 from wherry.debug.graphs import Graphs
 from wherry.errors import PluginError, UnsupportedError
-from wherry.stages.context import FILES, HostContext, take_or_build
+from wherry.stages.context import (
+    FILES,
+    HostContext,
+    log_path,
+    scratch_folder,
+    take_or_build,
+)
 from wherry.stages.keys import own_lock, plugin_code
+from wherry.stages.layers import dissected
 from wherry.stages.prepare import model_ready
 from wherry.store import Key
 from wherry.target import DEFAULT_PARITY
@@ -30,6 +37,9 @@ SAMPLES = 32
 
 EFFECT_SAMPLES = 8
 """On how many of them the effect of each layer on the outputs is found, at a run a layer."""
+
+TIMED_S = 1.0
+"""About how long the layers are timed."""
 
 STANDS_OUT = 0.2
 """Share of the errors' sum from which on a layer is named in ``keep_fp32:``."""
@@ -235,12 +245,32 @@ def look(
     with session.host(artifact, case.target, case.backend, {}) as hosted:
         for done in count(graphs, tallies, inputs(), hosted.infer(inputs()), disturb):
             progress(f"comparing layers: {done}/{len(ready)} samples")
+    progress("timing layers")
+    times = _times(case, session, ready[0].inputs)
     outputs = {
         name: (tallies[name].accumulated.sqnr_db, tallies[name].accumulated.cosine)
         for name in graphs.outputs
         if name in tallies
     }
-    return _ranked(artifact, graphs, tallies, outputs, len(ready), len(disturb))
+    report = _ranked(artifact, graphs, tallies, outputs, len(ready), len(disturb))
+    return replace(report, ranked=_timed(report.ranked, times), others=_timed(report.others, times))
+
+
+def _times(case: Case, session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Layer to its median time, ms, in the artifact as it is deployed; empty: none is told."""
+    import numpy as np
+
+    services = case.services
+    with scratch_folder(services) as scratch:
+        context = HostContext(services, "debug", scratch, scratch, log_path(services, "debug"))
+        artifact = dissected(case.artifact, case.backend, context)
+    with session.host(artifact, case.target, case.backend, {}) as hosted:
+        found = hosted.time_layers(inputs, TIMED_S)
+    return {name: float(np.median(times)) / 1e6 for name, times in (found or {}).items()}
+
+
+def _timed(rows: tuple[LayerFigures, ...], times: Mapping[str, float]) -> tuple[LayerFigures, ...]:
+    return tuple(replace(row, median_ms=times.get(row.layer.name)) for row in rows)
 
 
 def _ranked(

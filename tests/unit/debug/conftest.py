@@ -52,6 +52,7 @@ class Noisy:
         stubborn: nodes that stay noisy although they are kept in fp32.
         hosted: how many outputs each artifact that was run had.
         losses: how often the board is lost before it stays.
+        times: of the layers, ns; None: the runner does not time them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,6 +63,7 @@ class Noisy:
         self.hosted: list[int] = []
         self.losses = 0
         self.exposes = self.mixes = True
+        self.times: dict[str, np.ndarray] | None = None
 
     @hookimpl
     def wherry_backends(self):
@@ -132,12 +134,16 @@ class Noisy:
             raise DeviceLostError("the board went away")
         self.hosted.append(len(artifact.outputs))
         path = str(artifact.directory / "net.onnx")
-        yield Runner(open_session(path, threads=1, where=path), artifact)
+        yield Runner(open_session(path, threads=1, where=path), artifact, self.times)
 
 
 class Runner:
-    def __init__(self, session, artifact: Artifact) -> None:
-        self.session, self.artifact = session, artifact
+    def __init__(self, session, artifact: Artifact, times: dict[str, np.ndarray] | None) -> None:
+        self.session, self.artifact, self.times = session, artifact, times
+
+    def time_layers(self, inputs, duration_s):
+        assert list(inputs) == ["x"]
+        return self.times
 
     def infer(self, samples) -> Iterator[dict[str, np.ndarray]]:
         names = [binding.runtime for binding in self.artifact.outputs]

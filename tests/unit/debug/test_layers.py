@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -68,6 +69,13 @@ def test_layers_without_onnx_nodes_are_listed(desk):
     text = console.export_text()
     assert "entry (Reorder)" in text
     assert "none stands out" in text
+
+
+def test_layers_have_their_times(desk):
+    desk.plugin.times = {"layer-fc2": np.array([1e6, 3e6, 2e6]), "entry": np.array([5e5])}
+    found = rows(desk.layers())
+    assert (found["layer-fc2"]["median_ms"], found["entry"]["median_ms"]) == (2, 0.5)
+    assert found["layer-fc1"]["median_ms"] is None
 
 
 def test_fp32_keeps_nothing(desk):
