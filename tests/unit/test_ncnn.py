@@ -205,7 +205,6 @@ class Context:
         (self.output / "model.bin").write_bytes(b"")
         return self.answer
 
-
     def run_network(self, request):
         """What `PARAM` computes."""
         found = {}

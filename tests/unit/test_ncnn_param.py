@@ -1,11 +1,13 @@
-"""The reader of ncnn's .param files: what is written is read back, and what is broken is named."""
+"""ncnn's .param files: what is written is read back, and what is broken is named."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wherry_ncnn import param
 from wherry_ncnn.param import Layer, parse
 
 EXAMPLE = """7767517
@@ -68,6 +70,40 @@ def write(layers: tuple[Layer, ...]) -> str:
 @given(networks())
 def test_what_is_written_is_read_back(layers):
     assert parse(write(layers)) == layers
+
+
+@given(networks())
+def test_our_writer(layers):
+    """Its floats are those that ncnn keeps."""
+    again = parse(param.write(layers))
+    assert [_shape(layer) for layer in again] == [_shape(layer) for layer in layers]
+    for ours, theirs in zip(again, layers, strict=True):
+        for key, value in theirs.parameters.items():
+            assert _single(ours.parameters[key]) == _single(value)
+    assert parse(param.write(again)) == again
+
+
+def _shape(layer):
+    return layer.type, layer.name, layer.inputs, layer.outputs, list(layer.parameters)
+
+
+def _single(value):
+    if isinstance(value, tuple):
+        return [_single(each) for each in value]
+    with np.errstate(over="ignore"):
+        return np.float32(value) if isinstance(value, float) else value
+
+
+def test_what_pnnx_wrote_is_written_as_it_is():
+    assert parse(param.write(parse(EXAMPLE))) == parse(EXAMPLE)
+    words = param.write(parse(EXAMPLE)).split()
+    assert "-23310=2,0.0,6.0" in words
+    assert "18=1e-05" in words
+
+
+def test_long_numbers_fit():
+    layer = Layer("Clip", "c", (), (), {0: -3.4028234663852886e38, 1: (0.30000001192092896,)})
+    assert param.write([layer]).split()[-2:] == ["0=-3.40282347e+38", "-23301=1,3.00000012e-01"]
 
 
 @given(st.text())
