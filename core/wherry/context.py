@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from wherry.calibration import CalibrationSettings
+    from wherry.dataset import Dataset
     from wherry.measurement import MeasureSettings
     from wherry.metrics import Metric
     from wherry.model import Model
@@ -74,6 +75,18 @@ class StepContext(Protocol):
     def warn(self, text: str) -> None:
         """Say something that the report has to show beside this step's result."""
         ...
+
+
+class OptimizeContext(StepContext, Protocol):
+    """Given to ``wherry_optimize``.
+
+    Attributes:
+        data: role (``calibration``, ``training``) to its samples, preprocessed as the model takes
+            them; those that ``Pass.needs`` names.
+    """
+
+    @property
+    def data(self) -> Mapping[str, Dataset]: ...
 
 
 class CalibrateContext(StepContext, Protocol):

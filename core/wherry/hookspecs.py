@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wherry.artifact import Artifact
     from wherry.calibration import Calibration
-    from wherry.context import CalibrateContext, ProfileContext, StepContext
+    from wherry.context import CalibrateContext, OptimizeContext, ProfileContext, StepContext
     from wherry.dataset import Dataset, DatasetSource
     from wherry.device import Session, Transport
     from wherry.measurement import Measurement
@@ -292,10 +292,11 @@ def wherry_commands() -> Iterable[click.Command]:
 
 
 @hookspec(firstresult=True)
-def wherry_optimize(model: Model, step: PassStep, context: StepContext) -> Model | None:
+def wherry_optimize(model: Model, step: PassStep, context: OptimizeContext) -> Model | None:
     """Apply one pass. Called once for each pass of a variant, in order.
 
-    Write the new model below ``context.output`` and return it.
+    Write the new model below ``context.output`` and return it. ``context.data`` has the samples
+    that ``Pass.needs`` asks for.
 
     Example::
 

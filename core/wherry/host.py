@@ -31,7 +31,7 @@ import pluggy
 from wherry import hookspecs, hooktrace
 from wherry.artifact import Artifact, hash_file
 from wherry.calibration import Calibration
-from wherry.context import CalibrateContext, ProfileContext, StepContext
+from wherry.context import CalibrateContext, OptimizeContext, ProfileContext, StepContext
 from wherry.dataset import Dataset, DatasetSource
 from wherry.device import Session, Transport
 from wherry.errors import PluginError, WherryError
@@ -216,7 +216,7 @@ class Host:
 
     # The stages
 
-    def optimize(self, model: Model, step: PassStep, context: StepContext) -> Model:
+    def optimize(self, model: Model, step: PassStep, context: OptimizeContext) -> Model:
         """Call ``wherry_optimize`` on the plugin of the pass."""
         return self._call(
             "wherry_optimize", step.name, Model, model=model, step=step, context=context

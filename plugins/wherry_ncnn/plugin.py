@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-import wherry.quantize.given
 from wherry.artifact import Artifact, Binding
 from wherry.errors import ToolError, UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.normalise import preview
 from wherry.onnx_file import default_opset
+from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Unsupported, convert_option
@@ -96,7 +96,7 @@ def wherry_backends() -> Iterable[Backend]:
         runtime=RUNTIMES,
         converter=CONVERTER,
         artifact_format="ncnn",
-        convert_files=(*sorted(HERE.glob("*.py")), Path(wherry.quantize.given.__file__)),
+        convert_files=(*sorted(HERE.glob("*.py")), *QUANTIZE),
         calibrated=frozenset({"int8"}),
         mixed=frozenset({"int8"}),
         refusals={

@@ -2,9 +2,10 @@
 
 Convolutions, depthwise ones and inner products are computed in int8, with a scale for each output
 channel's weights (for each group's, where the convolution has groups) and one for the input; all
-else stays in float32. A whole number is ``round(x * scale)``, held within -127 and 127. Where the
-only reader of a convolution's result is another convolution in int8, the result is written in the
-reader's whole numbers (100 is added to the scale term), and no float tensor lies between them.
+else stays in float32. An activation's whole number is ``round(x * scale)``, held within -127 and
+127; weights are rounded as `wherry.quantize.weights` says. Where the only reader of a convolution's
+result is another convolution in int8, the result is written in the reader's whole numbers (100 is
+added to the scale term), and no float tensor lies between them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from wherry.quantize.weights import quantise_weight
 from wherry_ncnn.weights import INT8, Weight
 
 if TYPE_CHECKING:
@@ -69,8 +71,7 @@ def quantise(
     made = dict(weights)
     for layer in layers:
         if layer.name in inputs:
-            six_bits = winograd == "six_bits" and may_be_winograd(layer)
-            scales = _weight_scales(layer, weights[layer.name][0].values, six_bits=six_bits)
+            scales = _weight_scales(layer, weights[layer.name][0].values, _most(layer, winograd))
             table[layer.name] = (scales, inputs[layer.name])
     fused = _fused(layers, table)
     changed = []
@@ -80,7 +81,8 @@ def quantise(
             continue
         scales, scale = table[layer.name]
         outputs = [fused[layer.name]] if layer.name in fused else []
-        made[layer.name] = _arrays(weights[layer.name], scales, [scale], outputs)
+        whole_weights = _whole(layer, weights[layer.name][0].values, scales, _most(layer, winograd))
+        made[layer.name] = _arrays(weights[layer.name], whole_weights, scales, [scale, *outputs])
         term = (1 if layer.type == "ConvolutionDepthWise" else 2) + _FUSED * len(outputs)
         parameters = {**layer.parameters, _SCALE_TERM: term}
         if winograd == "off" and may_be_winograd(layer):
@@ -104,39 +106,40 @@ def may_be_winograd(layer: Layer) -> bool:
     )
 
 
-def _weight_scales(layer: Layer, values: np.ndarray, *, six_bits: bool) -> np.ndarray:
+def _most(layer: Layer, winograd: Winograd) -> int:
+    """The greatest whole number of a layer's weights."""
+    return _MOST_SIX_BITS if winograd == "six_bits" and may_be_winograd(layer) else _MOST
+
+
+def _weight_scales(layer: Layer, values: np.ndarray, most: int) -> np.ndarray:
     """For every output channel or group: whole numbers to one of the weights' own."""
     import numpy as np
 
     get = layer.parameters.get
     rows = int(get(7, 1) if layer.type == "ConvolutionDepthWise" else get(0, 0))  # type: ignore[arg-type] # no array stands there
     greatest = np.abs(values.reshape(rows, -1)).max(axis=1).astype(np.float32)
-    most = np.float32(_MOST_SIX_BITS if six_bits else _MOST)
     # Weights that are all zero stay so by any scale.
-    scales: np.ndarray = np.where(greatest > 0, most / np.where(greatest > 0, greatest, 1), 1)
+    scales: np.ndarray = np.where(
+        greatest > 0, np.float32(most) / np.where(greatest > 0, greatest, 1), 1
+    )
     return scales.astype(np.float32)
 
 
+def _whole(layer: Layer, values: np.ndarray, scales: np.ndarray, most: int) -> np.ndarray:
+    """A layer's weights in int8, in their order."""
+    width = int(layer.parameters.get(1, 1)) if layer.type in _CONVOLUTIONS else 1  # type: ignore[arg-type] # no array stands there
+    height = int(layer.parameters.get(11, width)) if layer.type in _CONVOLUTIONS else 1  # type: ignore[arg-type] # nor there
+    rows = values.reshape(len(scales), -1, width * height)
+    return quantise_weight(rows, 1 / scales.astype("f8"), 0, most).ravel()
+
+
 def _arrays(
-    weights: Sequence[Weight], scales: np.ndarray, inputs: list[float], outputs: list[float]
+    weights: Sequence[Weight], whole: np.ndarray, scales: np.ndarray, others: list[float]
 ) -> tuple[Weight, ...]:
     import numpy as np
 
-    main, *others = weights
-    rows = main.values.reshape(len(scales), -1)
-    whole = Weight(to_whole(rows, scales[:, None]).ravel(), INT8)
-    added = [scales, *(np.array([scale], np.float32) for scale in (*inputs, *outputs))]
-    return (whole, *others, *map(Weight, added))
-
-
-def to_whole(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """As ncnn rounds: halves away from zero."""
-    import numpy as np
-
-    scaled = values.astype(np.float32) * scale
-    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
-    whole: np.ndarray = np.clip(rounded, -_MOST, _MOST).astype(np.int8)
-    return whole
+    added = [scales, *(np.array([scale], np.float32) for scale in others)]
+    return (Weight(whole, INT8), *weights[1:], *map(Weight, added))
 
 
 def _fused(

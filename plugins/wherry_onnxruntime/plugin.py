@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-import wherry.quantize
 from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration
-from wherry.errors import DataError, UnsupportedError
+from wherry.data.inputs import write_inputs
+from wherry.errors import UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.keep import kept_nodes
 from wherry.model import Model
+from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
@@ -24,8 +24,6 @@ from wherry_onnxruntime.int8 import GIVEN, Source, describe, expose, quantise
 from wherry_onnxruntime.operators import operators
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from wherry.context import CalibrateContext, StepContext
     from wherry.dataset import Dataset
     from wherry.model import TensorSpec
@@ -98,7 +96,7 @@ def wherry_backends() -> Iterable[Backend]:
         artifact_format="onnx",
         convert_files=(
             *(HERE / f"{name}.py" for name in ("plugin", "convert", "int8", "layers", "runner")),
-            *sorted(Path(wherry.quantize.__file__).parent.glob("*.py")),
+            *QUANTIZE,
         ),
         calibrated=frozenset({"int8"}),
         mixed=frozenset({"fp16", "int8"}),
@@ -234,7 +232,7 @@ def wherry_calibrate(
         else:
             if own.ranges:
                 return own
-    files = _write_inputs(model, dataset, context.scratch)
+    files = write_inputs(model, dataset, context.scratch)
     settings = context.settings
     response = context.run_tool(
         HERE / "calibrate.py",
@@ -248,49 +246,3 @@ def wherry_calibrate(
     )
     ranges = {name: (low, high) for name, (low, high) in response["ranges"].items()}
     return Calibration(settings.method, len(dataset), ranges, response["thresholds"])
-
-
-def _write_inputs(model: Model, dataset: Dataset, folder: Path) -> dict[str, str]:
-    """One .npy file an input, [samples, *shape], written a sample at a time."""
-    import numpy as np
-
-    if not len(dataset):
-        raise DataError("calibration needs at least one sample, and the dataset is empty")
-    paths = {spec.name: folder / f"input{index}.npy" for index, spec in enumerate(model.inputs)}
-    with ExitStack() as stack:
-        # Written and not mapped: pages of a map count as memory, and a full disk ends the process.
-        files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
-        for spec in model.inputs:
-            header = {
-                "descr": np.lib.format.dtype_to_descr(np.dtype(spec.dtype)),
-                "fortran_order": False,
-                "shape": (len(dataset), *spec.static_shape),
-            }
-            np.lib.format.write_array_header_1_0(files[spec.name], header)
-        for index, sample in enumerate(dataset):
-            for spec in model.inputs:
-                only = sample.inputs.get("") if len(model.inputs) == 1 else None
-                value = sample.inputs.get(spec.name, only)
-                files[spec.name].write(_checked(value, spec, index).tobytes())
-    return {name: str(path) for name, path in paths.items()}
-
-
-def _checked(value: Any, spec: TensorSpec, index: int) -> np.ndarray:
-    import numpy as np
-
-    where = f"calibration sample {index}"
-    if value is None:
-        raise DataError(f"the input {spec.name!r} is missing", where=where)
-    array = np.asarray(value)
-    shape = spec.static_shape
-    fits = shape in (array.shape, (1, *array.shape))  # with the batch axis of 1, or without
-    if not fits or array.dtype != np.dtype(spec.dtype):
-        raise DataError(
-            f"the input {spec.name!r} is {array.dtype}{list(array.shape)}, and the model takes "
-            f"{spec.dtype}{list(spec.shape)}",
-            where=where,
-            remedy="Declare a preprocessing that gives this, or mend the data.",
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"the input {spec.name!r} holds NaN or infinity", where=where)
-    return array

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.errors import UnsupportedError
 from wherry.keep import kept_nodes
+from wherry.quantize import weights
 
 if TYPE_CHECKING:
     from wherry.calibration import Calibration
@@ -70,6 +71,7 @@ def quantise(
             "io": io,
             "ranges": ranges(given.matches, calibration) if how == "static" else {},
             "keep": keep,
+            "rounding": weights.__file__,
         },
         requirements=given.requirements,
     )

@@ -16,6 +16,7 @@ from wherry.context import StepContext
 from wherry.errors import ModelError, UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.model import Model
+from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
@@ -104,11 +105,10 @@ def wherry_backends() -> Iterable[Backend]:
         runtime=RUNTIMES,
         converter=CONVERTER,
         artifact_format="tflite",
-        convert_files=tuple(
-            HERE / f"{name}.py"
-            for name in (
-                *("plugin", "prepare", "convert", "files", "match", "layers", "int8", "quantize"),
-            )
+        convert_files=(
+            *(HERE / f"{name}.py" for name in ("plugin", "prepare", "convert", "files", "match")),
+            *(HERE / f"{name}.py" for name in ("layers", "int8", "quantize")),
+            *QUANTIZE,
         ),
         calibrated=frozenset({"int8"}),
         mixed=frozenset({"int8"}),

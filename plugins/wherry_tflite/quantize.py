@@ -7,7 +7,8 @@ Lite's own specification of 8 bits: ``static`` (weights and activations are int8
 
 The request: ``model`` (the float file), ``output`` (where to write), ``quantize`` (see above),
 ``io`` (``float`` or ``integer``), ``ranges`` (index of a tensor, as a text, to its least and
-greatest value), ``keep`` (operators that stay float, by their place).
+greatest value), ``keep`` (operators that stay float, by their place), ``rounding`` (the file
+``wherry/quantize/weights.py``).
 
 The response: ``operators`` (see `files.operators`, each with its ``precision``, and the place that
 it had as ``source``), ``ports`` (name to dtype, scale and zero point of inputs and outputs that are
@@ -17,10 +18,11 @@ whole numbers), ``unknown`` (places of operators that stay float because a range
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,6 +107,32 @@ def main(request_path: str, response_path: str) -> None:
     Path(response_path).write_text(json.dumps(response), encoding="utf-8")
 
 
+def rounding(path: Path) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
+    """``quantise_weight`` of a file."""
+    spec = importlib.util.spec_from_file_location("wherry_rounding", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[[np.ndarray, np.ndarray, int], np.ndarray] = module.quantise_weight
+    return found
+
+
+def channels_first(weights: np.ndarray, axis: int) -> np.ndarray:
+    """Weights of TensorFlow Lite as [outputs, inputs, *kernel]."""
+    import numpy as np
+
+    moved = np.moveaxis(weights, axis, 0)
+    return np.moveaxis(moved, -1, 1) if axis == 0 and moved.ndim > 2 else moved
+
+
+def channels_last(weights: np.ndarray, axis: int) -> np.ndarray:
+    """The inverse of `channels_first`."""
+    import numpy as np
+
+    moved = np.moveaxis(weights, 1, -1) if axis == 0 and weights.ndim > 2 else weights
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))
+
+
 class Quantiser:
     """Rewrites the main graph of a model.
 
@@ -120,6 +148,7 @@ class Quantiser:
         self.how: str = request["quantize"]
         self.integer = request["io"] == "integer"
         self.kept = frozenset(request["keep"])
+        self.rounded = rounding(Path(request["rounding"]))
         self.ranges = {int(i): (low, high) for i, (low, high) in request["ranges"].items()}
         self.takers: dict[int, list[int]] = {}
         self.makers: dict[int, int] = {}
@@ -475,9 +504,9 @@ class Quantiser:
         if key not in self.stored:
             weights = self.constant(index)
             assert weights is not None
-            along = [1] * weights.ndim
-            along[axis] = -1
-            whole = np.clip(np.rint(weights / steps.reshape(along)), -127, 127).astype(np.int8)
+            kernels = channels_first(weights, axis)
+            whole = self.rounded(kernels.reshape(*kernels.shape[:2], -1), steps, 0)
+            whole = channels_last(whole.reshape(kernels.shape), axis)
             self.stored[key] = self._add(self._name(index) + b"/int8", weights.shape, whole)
             self._describe(self.stored[key], steps, np.zeros(len(steps)), axis)
         return self.stored[key], steps

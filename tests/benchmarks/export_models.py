@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,12 @@ from PIL import Image
 from torch import nn
 
 SIZE = 224
-FOLDERS = ("animals", "food", "household", "clothes", "vehicles", "plants", "hobbies", "sports")
+FOLDERS = {
+    "evaluation": ("animals",),
+    "calibration": ("food", "household", "clothes", "vehicles", "plants", "hobbies", "sports"),
+}
+"""ImageNet has hundreds of classes of animals, and few for the other things."""
+
 BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
           (6, 320, 1, 1))  # fmt: skip
 """Of MobileNetV2 (Sandler et al. 2018, table 2): expansion, channels, repetitions, first stride."""
@@ -113,12 +119,11 @@ def export(network: nn.Module, path: Path) -> None:
     )
 
 
-def pictures(folder: Path) -> np.ndarray:
+def pictures(folders: Iterable[Path]) -> np.ndarray:
     """uint8 [pictures, 224, 224, 3], every one on white, in the order of their paths."""
     found = []
-    for path in sorted(folder.rglob("*.png")):
-        parts = path.relative_to(folder).parts
-        if parts[0] not in FOLDERS or "cartoon" in parts:
+    for path in sorted(path for folder in folders for path in folder.rglob("*.png")):
+        if "cartoon" in path.parts:
             continue
         with Image.open(path) as picture:
             cut = picture.convert("RGBA")
@@ -137,11 +142,10 @@ def main(stamps: str, folder: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     export(mobilenet_v2(), output / "mobilenet_v2.onnx")
     export(efficientnet_lite0(), output / "efficientnet_lite0.onnx")
-    found = pictures(Path(stamps))
-    chosen = np.arange(len(found)) % 4 == 0
-    np.savez(output / "calibration.npz", input=found[chosen])
-    np.savez(output / "evaluation.npz", input=found[~chosen])
-    sys.stdout.write(f"{len(found)} pictures, of which {chosen.sum()} are for calibration\n")
+    for role, names in FOLDERS.items():
+        found = pictures(Path(stamps, name) for name in names)
+        np.savez(output / f"{role}.npz", input=found)
+        sys.stdout.write(f"{role}: {len(found)} pictures\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ BinaryOp                 add_0                    2 1 2 3 out0 0=0
 """
 
 words = st.text("abcdefghijklmnopqrstuvwxyzABC019_./", min_size=1, max_size=9)
-numbers = st.integers(-(2**31), 2**31 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.integers(-(2**31), 2**31 - 1) | st.floats(
+    allow_nan=False, allow_infinity=False, width=32
+)
 texts = st.text("abcdefghjklmopqrstuvwxyz;->", min_size=2, max_size=9).filter(
     lambda text: not _is_number(text)
 )

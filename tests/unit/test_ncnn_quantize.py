@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wherry_ncnn.param import Layer
-from wherry_ncnn.quantize import may_be_quantised, may_be_winograd, quantise, table_text, to_whole
+from wherry_ncnn.quantize import may_be_quantised, may_be_winograd, quantise, table_text
 from wherry_ncnn.weights import FLOAT32, INT8, Weight
 
 
@@ -33,14 +29,6 @@ def chain(*layers: Layer):
     return full, {layer.name: arrays(layer) for layer in layers if layer.type == "Convolution"}
 
 
-@given(st.integers(-(2**12), 2**12), st.integers(0, 4))
-def test_halves_are_rounded_away_from_zero(number, shift):
-    exact = Fraction(number, 2**shift)
-    whole = int(abs(exact) + Fraction(1, 2)) * (1 if exact >= 0 else -1)
-    (found,) = to_whole(np.array([float(exact)]), np.array([1], np.float32))
-    assert found == min(max(whole, -127), 127)
-
-
 def test_a_layer():
     layers, weights = chain(convolution("a", "0", "1", kernel=1))
     made = quantise(layers, weights, {"a": 2.0}, "off")
@@ -52,7 +40,9 @@ def test_a_layer():
     np.testing.assert_allclose(scales.values, 127 / np.abs(values).max(axis=1), rtol=1e-6)
     assert scale.values == pytest.approx([63.5])
     back = whole.values.reshape(2, -1) / scales.values[:, None]
-    assert np.abs(back - values).max() <= 0.5 / scales.values.min() + 1e-6
+    # no sum of errors is left behind, and so a weight may go the other way
+    assert np.abs(back - values).max() <= 1 / scales.values.min() + 1e-6
+    assert np.abs((back - values).sum(axis=1)).max() <= 0.5 / scales.values.min() + 1e-6
     assert not made.whole
 
 

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from wherry.calibration import CalibrationSettings
+from wherry.data.inputs import write_inputs
 from wherry.dataset import Dataset, Sample
 from wherry.engine.worker import run_tool
 from wherry.errors import DataError, ToolError
@@ -240,7 +241,7 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
     )
     dataset = Made([{}] * 400)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    files = plugin._write_inputs(model, dataset, tmp_path)
+    files = write_inputs(model, dataset, tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000
     ran = subprocess.run(
         [sys.executable, "-c", code, str(plugin.HERE), str(model.path), files["x"]],

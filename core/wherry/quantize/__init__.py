@@ -1,1 +1,6 @@
-"""Quantised ONNX graphs: those that are given (`given`) and those that are written (`qdq`)."""
+"""Quantisation that backends share: Q/DQ written and read, and weights as int8."""
+
+from pathlib import Path
+
+FILES = tuple(sorted(Path(__file__).parent.glob("*.py")))
+"""For ``Backend.convert_files`` of those that use it."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
 from wherry.stages.context import HostContext, Services, StageResult, take_or_build
 from wherry.stages.keys import own_lock, plugin_code
-from wherry.stages.prepare import name_model, named_model
+from wherry.stages.prepare import model_ready, name_model, named_model
 from wherry.store import Key
 
 if TYPE_CHECKING:
+    from wherry.dataset import Dataset
     from wherry.model import Model
     from wherry.plan import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context(HostContext):
+    """`wherry.context.OptimizeContext` on the host."""
+
+    data: Mapping[str, Dataset]
 
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -21,7 +30,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     model: Model = inputs[step.needs[0]]
     pass_step = step.passes[-1]
     descriptor = services.host.passes[pass_step.name]
-    datasets = [inputs[need].digest for need in step.needs[1:]]
+    datasets = {need.removeprefix("data:"): inputs[need] for need in step.needs[1:]}
     key = Key(
         "optimize",
         {
@@ -30,14 +39,24 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "version": descriptor.version,
             "code": plugin_code(services, "passes", pass_step.name, descriptor.files),
             "parameters": pass_step.parameters.model_dump(mode="json"),
-            "data": datasets,
+            "data": [dataset.digest for dataset in datasets.values()],
             "preprocess": dict(services.manifest.model.preprocess) if datasets else {},
             "host": own_lock(),
         },
     )
 
     def build(context: HostContext) -> None:
-        made = services.host.optimize(model, pass_step, context)
+        ready = {role: model_ready(each, model, services) for role, each in datasets.items()}
+        inner = _Context(
+            services,
+            step.id,
+            context.output,
+            context.scratch,
+            context.log,
+            context.warnings,
+            data=ready,
+        )
+        made = services.host.optimize(model, pass_step, inner)
         _check(made, model, pass_step.name, context)
         name_model(context, made)
 

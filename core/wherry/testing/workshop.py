@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from wherry.host import Host
 from wherry.measurement import MeasureSettings
 from wherry.model import Model
 from wherry.normalise import Normalised, normalise
+from wherry.passes import PassStep
+from wherry.plan import CALIBRATION, TRAINING
 from wherry.requirements import Requirements
 from wherry.target import Target
 
@@ -55,6 +57,13 @@ class Workshop(Lending):
             context = self._context()
             calibration = self._host.calibrate(model, _Samples(samples), target, context)
         return self._host.convert(model, target, calibration, self._context())
+
+    def optimize(self, model: Model, step: PassStep, samples: Sequence[Inputs]) -> Model:
+        """Apply one pass, which sees the samples for whatever data it needs."""
+        needs = self._host.passes[step.name].needs
+        roles = [role for role in (CALIBRATION, TRAINING) if role in needs]
+        context = replace(self._context(), data=dict.fromkeys(roles, _Samples(samples)))
+        return self._host.optimize(model, step, context)
 
     def run(
         self, artifact: Artifact, target: Target, samples: Sequence[Inputs]
@@ -95,13 +104,14 @@ class Workshop(Lending):
 
 @dataclass(frozen=True)
 class _Context:
-    """`wherry.context.CalibrateContext`; what a hook says goes to its log."""
+    """`wherry.context.CalibrateContext` and `OptimizeContext`; what a hook says goes to its log."""
 
     environments: Environments
     output: Path
     scratch: Path
     log: Path
     settings: CalibrationSettings = field(default_factory=CalibrationSettings)
+    data: Mapping[str, Dataset] = field(default_factory=dict)
 
     def run_tool(
         self, script: Path, request: Mapping[str, Any], *, requirements: Requirements | None
