@@ -54,9 +54,19 @@ class Workshop(Lending):
         """Calibrate on the samples where the backend asks for it, then convert."""
         calibration: Calibration | None = None
         if self._host.backends[target.backend].needs_calibration(target):
-            context = self._context()
-            calibration = self._host.calibrate(model, _Samples(samples), target, context)
+            calibration = self.calibrate(model, target, _Samples(samples))
         return self._host.convert(model, target, calibration, self._context())
+
+    def calibrate(
+        self,
+        model: Model,
+        target: Target,
+        dataset: Dataset,
+        settings: CalibrationSettings | None = None,
+    ) -> Calibration:
+        """The ranges that a target's backend is given."""
+        context = replace(self._context(), settings=settings or CalibrationSettings())
+        return self._host.calibrate(model, dataset, target, context)
 
     def optimize(self, model: Model, step: PassStep, samples: Sequence[Inputs]) -> Model:
         """Apply one pass, which sees the samples for whatever data it needs."""
