@@ -196,3 +196,21 @@ def test_winograd(bench, networks, winograd):
     found = sqnr(outputs["y"], Reference(model).run(sample)["y"])
     assert (found > 33) == (winograd != "six_bits")
     assert found > 22
+
+
+def test_accuracy_of_the_quickstart(bench, home_of_trials):
+    digits = load(Path(__file__).with_name("digits.py"))
+    data = digits.load(home_of_trials)
+    model = bench.model(onnx.load(digits.MODEL))
+    given = [{"input": each} for each in data["mnist"][0][: digits.CALIBRATION]]
+    right = {}
+    for precision in ("fp32", "int8"):
+        target = Target("ncnn", precision, "local", bench.backend.options())
+        artifact = bench.workshop.convert(model, target, given)
+        for name, (inputs, labels) in data.items():
+            used = inputs[digits.CALIBRATION :] if name == "mnist" else inputs
+            outputs = bench.workshop.run(artifact, target, [{"input": each} for each in used])
+            chosen = np.array([each["logits"].argmax() for each in outputs])
+            right[precision, name] = float((chosen == labels[-len(used) :]).mean())
+    for name, most_lost in (("mnist", 0.005), ("other", 0.02), ("bold", 0.02)):
+        assert right["int8", name] >= right["fp32", name] - most_lost, right

@@ -32,7 +32,7 @@ def test_quickstart_then_from_the_store_then_other_threads(
     report = run(tmp_path / "first.json")
 
     results = report["results"]
-    assert len(results) == 12
+    assert len(results) == 18
     assert {r["status"] for r in results} == {"ok"}
     assert {r["evaluated"] for r in results} == {4800}
     fp32 = [r for r in results if r["target"]["precision"] == "fp32"]
@@ -42,6 +42,10 @@ def test_quickstart_then_from_the_store_then_other_threads(
     assert all(r["parity"]["sqnr_db"] > 60 for r in fp32)
     assert all(r["parity"]["sqnr_db"] > 30 for r in results)
     assert all(gate["passed"] for gate in report["gates"])
+    int8 = [r for r in results if r["target"]["precision"] == "int8"]
+    assert min(r["metrics"]["top1"] for r in int8) > max(top1) - 0.005
+    assert {r["calibration"]["method"] for r in int8} == {"minmax"}
+    assert all(r["size_bytes"] < 0.6 * f["size_bytes"] for r, f in zip(int8, fp32, strict=True))
     assert any(r["pareto"] for r in results)
     assert all(r["latency"]["samples"] >= 10 for r in results)
     assert {step["state"] for step in report["steps"] if step["kind"] == "convert"} == {"done"}
