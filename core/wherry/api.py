@@ -21,7 +21,7 @@ from wherry.cli.devices import (
 from wherry.cli.doctor import doctor
 from wherry.cli.init import init
 from wherry.cli.plan import plan
-from wherry.cli.plugins import plugins_list
+from wherry.cli.plugins import plugins_list, plugins_operators
 from wherry.cli.report import report
 from wherry.cli.run import run
 from wherry.cli.schema import schema
@@ -43,6 +43,7 @@ __all__ = [
     "init",
     "plan",
     "plugins_list",
+    "plugins_operators",
     "report",
     "run",
     "schema",

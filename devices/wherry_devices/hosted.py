@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,12 +78,13 @@ class Hosted:
             preprocess: per ONNX input, its declared preprocessing.
         """
         self._pid = int(self._receive("start", _START_S).header["pid"])  # its hello
+        described = json.dumps(self._artifact.to_json()).encode()
         answer = self._ask(
             "load",
+            [frames.Tensor("artifact", "uint8", (len(described),), memoryview(described))],
             directory=directory,
             runner_file=f"{code}/runner.py",
             preprocess_file=f"{code}/preprocess.py",
-            artifact=self._artifact.to_json(),
             options=dict(options),
             preprocess={name: dict(spec) for name, spec in preprocess.items()},
         ).header

@@ -43,8 +43,8 @@ class _Slices:
     """Which node of ONNX Runtime's does which of the file's."""
 
     def __init__(self, graph: onnx.GraphProto, made: onnx.GraphProto) -> None:
-        self.reached = _reached(graph)
-        self.made = [node for node in made.node if _reads(node) & _reached(made)]
+        self.reached, reached = _reached(graph), _reached(made)
+        self.made = [node for node in made.node if _reads(node) & reached]
         self.places = {node.name: place for place, node in enumerate(graph.node) if node.name}
         self.makers = {name: node for node in graph.node for name in node.output if name}
         self.types = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from wherry.artifact import Binding
+from wherry.artifact import Binding, Layer
 from wherry.errors import DeviceError, ToolError
 from wherry.measurement import Measurement, MeasureSettings
 from wherry_devices import plugin
@@ -48,6 +49,22 @@ def test_so_many_inferences_as_the_time_holds(run_ms, runs) -> None:
     assert machine.asked == runs
     assert list(found) == ["b", "a"], "in the runner's order"
     assert list(found["a"]) == list(range(runs))
+
+
+def test_an_artifact_of_very_many_layers_is_loaded(bench) -> None:
+    """Its description is larger than a frame's header may be."""
+    layers = tuple(
+        Layer(f"layer{index}", "CONV_2D", (f"/features/{index}/" + "long" * 40,))
+        for index in range(8000)
+    )
+    artifact = dataclasses.replace(bench.artifact(), layers=layers)
+    assert len(json.dumps(artifact.to_json())) > 1 << 20
+    with (
+        bench.device().session() as session,
+        session.host(artifact, bench.target(), bench.backend, {}) as hosted,
+    ):
+        (outputs,) = hosted.infer([INPUTS])
+    assert np.array_equal(outputs["y"], 2 * INPUTS["x"])
 
 
 def test_the_host_gets_them(bench) -> None:

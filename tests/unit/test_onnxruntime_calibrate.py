@@ -252,3 +252,10 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
     ranges, grown = ran.stdout.splitlines()
     assert ranges == "(0.0, 399.0)"
     assert int(grown) < 150_000
+
+
+def test_a_model_without_float32_has_no_ranges(tmp_path):
+    """In float16: there is nothing to fetch."""
+    model = network(tmp_path, "(float16[1,4] x) => (float16[1,4] y)", "r = Relu(x) y = Neg(r)")
+    np.save(tmp_path / "x.npy", np.ones((2, 1, 4), np.float16))
+    assert tool.run(model.path, {"x": tmp_path / "x.npy"}, counted=True) == {}

@@ -46,7 +46,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "preprocess": dict(services.manifest.model.preprocess),
             "settings": settings.parts(),
             "calibrator": services.host.code(worker),
-            "code": own_code("data/views", "preprocess", "quantize/given"),
+            "code": own_code("data/inputs", "data/views", "preprocess", "quantize/given"),
             "host": own_lock(),
         },
     )

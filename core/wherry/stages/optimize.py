@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
 from wherry.stages.context import HostContext, Services, StageResult, take_or_build
-from wherry.stages.keys import own_lock, plugin_code
+from wherry.stages.keys import normalise_code, own_code, own_lock, plugin_code
 from wherry.stages.prepare import model_ready, name_model, named_model
 from wherry.store import Key
 
@@ -38,6 +38,8 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "pass": pass_step.name,
             "version": descriptor.version,
             "code": plugin_code(services, "passes", pass_step.name, descriptor.files),
+            "normalise": normalise_code(),
+            "samples": own_code("data/inputs", "data/views", "preprocess") if datasets else "",
             "parameters": pass_step.parameters.model_dump(mode="json"),
             "data": [dataset.digest for dataset in datasets.values()],
             "preprocess": dict(services.manifest.model.preprocess) if datasets else {},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import json
 import os
 import queue
 import signal
@@ -99,7 +100,8 @@ class Hosting:
         header = frame.header
         preprocess = _module("wherry_preprocess", header["preprocess_file"])
         module = _module("wherry_runner", header["runner_file"])
-        artifact = header["artifact"]
+        # not in the header, which is short: a description names every layer
+        artifact = json.loads(bytes(frame.tensors["artifact"].data))
         specs = header["preprocess"]
         self._inputs = [
             Input(binding, specs.get(binding["onnx"], {}), preprocess.apply)
