@@ -65,7 +65,6 @@ OPTIONAL: Mapping[str, Sequence[tuple[Rewrite, tuple[str, ...]]]] = {
     "extremes": [(forms.extreme, ("ReduceMax", "ReduceMin"))],
     "powers": [(forms.power, ("Pow",))],
     "pairs": [(forms.pairs, ("Max", "Min", "Sum"))],
-    "zeros before pool": [(windows.zeros_before_pool, ("MaxPool",))],
 }
 """Passes that only some backends want, by the same names as in ``normalise(also=...)``."""
 
@@ -74,9 +73,6 @@ EXPAND = "expand "
 
 OPSET = "opset "
 """Before a number in ``normalise(also=...)``: of a newer model the opset becomes this one."""
-
-UNDONE = {"hard swish": f"{EXPAND}HardSwish"}
-"""Passes that would put together what another word takes apart."""
 
 CONSTANTS = "constants"
 MODEL_FILE, NODES_FILE = "model.onnx", "nodes.json"
@@ -161,8 +157,7 @@ def _passes(also: Collection[str]) -> list[str]:
         word for word in sorted(also) if word in OPTIONAL or word.startswith((EXPAND, OPSET))
     ]
     assert len(optional) == len(set(also)), "a backend asks for a pass that there is not"
-    names = [name for name in PASSES if name not in UNDONE or UNDONE[name] not in optional]
-    return [CONSTANTS, *names, *optional]
+    return [CONSTANTS, *PASSES, *optional]
 
 
 def _written(graph: Graph, directory: Path, warnings: Sequence[str]) -> Normalised:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wherry.normalise.graph import Graph, attributes
 
 if TYPE_CHECKING:
@@ -85,39 +83,6 @@ def rounding(graph: Graph, node: onnx.NodeProto) -> bool:
     about["pads"] = [*begins, *(end + each for end, each in zip(ends, more, strict=True))]
     graph.replace([node], (node.op_type, list(node.input), about))
     return True
-
-
-def zeros_before_pool(graph: Graph, node: onnx.NodeProto) -> bool:
-    """A padded MaxPool of what is never negative is a Pad with zeros and a pool without."""
-    about = attributes(node)
-    pads, shape = about.get("pads", []), graph.shape(node.input[0])
-    if not any(pads) or any(node.output[1:]) or shape is None or graph.opset < 11:
-        return False
-    if about.get("auto_pad", "NOTSET") != "NOTSET" or not _is_positive(graph, node.input[0]):
-        return False
-    half = len(pads) // 2
-    whole = [0, 0, *pads[:half], 0, 0, *pads[half:]]
-    name = graph.constant(f"{node.output[0]}/pads", np.asarray(whole, np.int64))
-    about["pads"] = [0] * len(pads)
-    graph.replace(
-        [node],
-        ("Pad", [node.input[0], name], {"mode": "constant"}),
-        (node.op_type, [0], about),
-    )
-    return True
-
-
-def _is_positive(graph: Graph, name: str) -> bool:
-    """A tensor is never negative, as far as its maker tells."""
-    node = graph.makers.get(name)
-    if node is None:
-        return False
-    if node.op_type in {"Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs"}:
-        return True
-    if node.op_type in {"MaxPool", "AveragePool", "GlobalAveragePool", "Transpose", "Concat"}:
-        return all(_is_positive(graph, each) for each in node.input)
-    low = attributes(node).get("min") if graph.opset < 11 else graph.value(node, 1)
-    return node.op_type == "Clip" and low is not None and float(np.ravel(low)[0]) >= 0
 
 
 def _window(

@@ -377,7 +377,6 @@ class _Writer:
     def _place(self) -> None:
         """Write all nodes anew, each followed by the Q/DQ of what it gives."""
         gone = {activation.name for activation in self.absorbed.values()}
-        renamed: dict[str, str] = {}  # of float tensors that are not an output any more
         placed: list[onnx.NodeProto] = []
         for value in self.proto.graph.input:
             if value.name in self.wanted:
@@ -401,7 +400,7 @@ class _Writer:
                     continue
                 real = name
                 if name in self.outputs and self._is_given_whole(name):
-                    real = node.output[index] = renamed[name] = f"{name}/float"
+                    real = node.output[index] = f"{name}/float"
                 pairs += self._pair(name, real, self._dequantised(name))
             placed += [node, *pairs]
         self._finish([*self._before, *placed])
