@@ -269,6 +269,14 @@ def test_no_older_opset_where_it_means_something_else(made):
     assert "'opset 12' was left out" in result.warnings[0]
 
 
+def test_an_older_opset_is_proved_where_nothing_else_changes(made):
+    text = "(float[2,3,1] x) => (float[2,3,1] y) { y = Softmax(x) }"  # then over axis 1
+    result, operators = made(text, ["opset 12"], opset=17)
+    assert operators == ["Softmax"]
+    assert result.model.opset == 17
+    assert "'opset 12' was left out" in result.warnings[0]
+
+
 def test_only_those_of_an_operator_that_need_it(made):
     text = "(float[2,3,4] x) => (float[2,3,4] y) <float[4] w> { y = RMSNormalization(x, w) }"
     assert "RMSNormalization" not in made(text, ["expand RMSNormalization if batch"], opset=23)[1]

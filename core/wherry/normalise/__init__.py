@@ -121,7 +121,8 @@ def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Norm
     passes = _passes(also)
     given, graph = model.proto(), _rewritten(model, passes)
     warnings: list[str] = []
-    if graph.proto.graph == given.graph:
+    opsets = list(given.opset_import)
+    if graph.proto.graph == given.graph and list(graph.proto.opset_import) == opsets:
         return _written(graph, directory, warnings)
     try:
         proof = Proof(given, model.inputs)
