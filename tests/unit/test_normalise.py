@@ -303,8 +303,8 @@ def test_a_mean_that_counts_its_padding_keeps_its_ceil_mode(made):
 def test_nodes_say_which_they_do(made):
     text, about, _ = FORMS["batch norm"]
     result, _ = made(text, **about)
-    assert result.nodes == {"/BatchNormalization/y": ("/Conv/c", "/BatchNormalization/y")}
-    assert result.originals(["/BatchNormalization/y"]) == ("/Conv/c", "/BatchNormalization/y")
+    assert result.nodes == {"/Conv/c": ("/Conv/c", "/BatchNormalization/y")}
+    assert result.originals(["/Conv/c"]) == ("/Conv/c", "/BatchNormalization/y")
 
 
 def test_what_somebody_else_takes_is_not_fused(made):

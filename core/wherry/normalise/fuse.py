@@ -17,7 +17,10 @@ CLOSE = 1e-5  # relative: constants stand in float32
 
 
 def batch_norm(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Into the Conv, ConvTranspose or Gemm before it, whose result nobody else takes."""
+    """Into the Conv, ConvTranspose or Gemm before it, whose result nobody else takes.
+
+    The node keeps its name: whoever names it in a manifest still does after a pass.
+    """
     about = attributes(node)
     if about.get("training_mode", 0) or any(node.output[1:]):
         return False
@@ -55,7 +58,7 @@ def batch_norm(graph: Graph, node: onnx.NodeProto) -> bool:
         graph.constant(f"{before.input[1]}/folded", scaled),
         graph.constant(f"{node.output[0]}/bias", sums),
     ]
-    graph.replace([before, node], (before.op_type, inputs, of_before))
+    graph.replace([before, node], (before.op_type, inputs, of_before), name=before.name)
     return True
 
 

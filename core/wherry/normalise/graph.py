@@ -128,17 +128,18 @@ class Graph:
         self.constants[name] = tensor
         self._kinds[name], self._shapes[name] = tensor.data_type, tuple(value.shape)
 
-    def replace(self, old: Sequence[onnx.NodeProto], *steps: Step) -> None:
+    def replace(self, old: Sequence[onnx.NodeProto], *steps: Step, name: str = "") -> None:
         """Put steps where the last of the old nodes stands; the last step gives its output.
 
         Args:
             old: in the graph's order; of all but the last nobody else takes what they make.
             steps: in order; each depends on earlier ones alone.
+            name: of the last step; that of the last of the old nodes where it is empty.
         """
         from onnx import helper
 
         last = old[-1]
-        output = last.output[0]
+        output, own = last.output[0], name or last.name
         names = [self.fresh(f"{output}/step{index}") for index in range(len(steps) - 1)]
         names.append(output)
         sources = self._merged([source for node in old for source in self.sources[node.name]])
@@ -148,7 +149,7 @@ class Graph:
                 operator,
                 [names[each] if isinstance(each, int) else each for each in inputs],
                 [names[index]],
-                name=last.name if index == len(steps) - 1 else self._node_name(last.name, index),
+                name=own if index == len(steps) - 1 else self._node_name(own, index),
                 **about,
             )
             new.append(node)
