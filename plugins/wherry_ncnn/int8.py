@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wherry.keep import kept_nodes
 from wherry_ncnn import param, weights
-from wherry_ncnn.quantize import Quantised, may_be_quantised, quantise
+from wherry_ncnn.quantize import Quantised, breaks_in_int8, may_be_quantised, quantise
 
 if TYPE_CHECKING:
     from wherry.calibration import Calibration
@@ -35,9 +35,12 @@ def rewrite(
     kept = kept_nodes(model, target.options.keep_fp32)
     operators_of = {name: kind for kind, nodes in model.operators().items() for name in nodes}
     thresholds: dict[str, float] = {}
-    unknown = []
+    unknown, broken = [], []
     for layer in layers:
         if not may_be_quantised(layer, arrays):
+            continue
+        if breaks_in_int8(layer):
+            broken.append(layer.name)
             continue
         nodes = names.nodes.get(layer.name, ())
         heavy = [name for name in nodes if operators_of[name] in HEAVY]
@@ -52,6 +55,11 @@ def rewrite(
         context.warn(
             f"{len(unknown)} layers stay in fp32, because it is not certain what they do in the "
             f"model or what range their input has: {', '.join(unknown[:5])}"
+        )
+    if broken:
+        context.warn(
+            f"{len(broken)} grouped convolutions stay in fp32, because ncnn's int8 kernel computes "
+            f"them wrong (8 or more outputs a group): {', '.join(broken[:5])}"
         )
     options = target.options.model_dump()
     made = quantise(layers, arrays, thresholds, options["winograd_int8"])

@@ -97,6 +97,17 @@ def may_be_quantised(layer: Layer, weights: Mapping[str, Sequence[Weight]]) -> b
     return layer.type in LAYERS and layer.name in weights and len(layer.inputs) == 1
 
 
+def breaks_in_int8(layer: Layer) -> bool:
+    """Whether ncnn's int8 kernel of a layer reads beyond its weights.
+
+    Seen in ncnn 20261020 on x86: a grouped convolution that is not depthwise, whose groups have
+    outputs in multiples of 8, gives NaN or noise, unless its sums go straight to another int8
+    convolution. 4, 6 and 12 outputs a group are right.
+    """
+    outputs, groups = (int(layer.parameters.get(key, 1)) for key in (0, 7))  # type: ignore[arg-type] # no array stands there
+    return layer.type == "ConvolutionDepthWise" and outputs // max(1, groups) % 8 == 0
+
+
 def may_be_winograd(layer: Layer) -> bool:
     """Whether a convolution is 3x3, with a stride and a dilation of 1."""
     get = layer.parameters.get

@@ -4,6 +4,8 @@ The request: ``model``, ``output`` (a path), and one of these. ``add``: names of
 outputs behind the others; the response's ``outputs`` gives for each ``dtype``, ``scale`` and
 ``zero_point``. ``pieces``: true; then ``output`` is a folder, each operator of the main graph
 becomes a file there, and ``layers.json`` lists them; ``left`` are those that cannot stand alone.
+What reads constants alone (weights that are stored as fp16 or int8 become float so) is computed
+once, when the network is loaded: it is no layer, and stands in the files of those that need it.
 """
 
 from __future__ import annotations
@@ -58,24 +60,32 @@ def exposed(model: Any, names: list[str]) -> dict[str, Any]:
 def dissected(model: Any, folder: Path) -> list[str]:
     """Write one file for each operator; returns the names of those that have none."""
     entries, left = [], []
+    still: dict[int, list[Any]] = {}  # tensors of constants alone, to what makes them, in order
     graph = model.subgraphs[0]
     described = files.operators(model)
     for place, (operator, about) in enumerate(zip(graph.operators, described, strict=True)):
         if about["type"] in NESTED or about["type"].startswith(RESOURCES):
             left.append(about["name"])
             continue
+        before = [each for index in about["inputs"] for each in still.get(index, ())]
+        inputs = [index for index in about["inputs"] if index not in still]
+        if not inputs:
+            still.update((index, [*before, operator]) for index in about["outputs"])
+            continue
         path = folder / f"{place:05}.tflite"
-        path.write_bytes(files.packed(piece(model, operator, about)))
+        operators = list({id(each): each for each in (*before, operator)}.values())
+        path.write_bytes(files.packed(piece(model, operators, inputs, about["outputs"])))
         entries.append({"name": about["name"], "file": path.name})
     (folder / INDEX).write_text(json.dumps(entries), encoding="utf-8")
     return left
 
 
-def piece(model: Any, operator: Any, about: dict[str, Any]) -> Any:
-    """A model of one operator."""
+def piece(model: Any, operators: list[Any], inputs: list[int], outputs: list[int]) -> Any:
+    """A model of some operators, between tensors of the main graph."""
     schema, graph = files.schema(), model.subgraphs[0]
     alone, only = schema.ModelT(), schema.SubGraphT()
-    used = dict.fromkeys(int(i) for i in (*operator.inputs, *operator.outputs) if int(i) >= 0)
+    touched = (int(i) for each in operators for i in (*each.inputs, *each.outputs))
+    used = dict.fromkeys(index for index in touched if index >= 0)
     places = {index: place for place, index in enumerate(used)}
     alone.version = model.version
     alone.buffers, only.tensors = [schema.BufferT()], []
@@ -88,15 +98,17 @@ def piece(model: Any, operator: Any, about: dict[str, Any]) -> Any:
             tensor.buffer = len(alone.buffers)
             alone.buffers.append(buffer)
         only.tensors.append(tensor)
-    moved = schema.OperatorT()
-    moved.__dict__.update(operator.__dict__)
-    moved.opcodeIndex = 0
-    moved.inputs = [places.get(int(index), -1) for index in operator.inputs]
-    moved.outputs = [places[int(index)] for index in operator.outputs]
-    alone.operatorCodes = [model.operatorCodes[operator.opcodeIndex]]
-    only.operators = [moved]
-    only.inputs = list(dict.fromkeys(places[index] for index in about["inputs"]))
-    only.outputs = [places[index] for index in about["outputs"]]
+    alone.operatorCodes, only.operators = [], []
+    for operator in operators:
+        moved = schema.OperatorT()
+        moved.__dict__.update(operator.__dict__)
+        moved.opcodeIndex = len(alone.operatorCodes)
+        moved.inputs = [places.get(int(index), -1) for index in operator.inputs]
+        moved.outputs = [places[int(index)] for index in operator.outputs]
+        alone.operatorCodes.append(model.operatorCodes[operator.opcodeIndex])
+        only.operators.append(moved)
+    only.inputs = list(dict.fromkeys(places[index] for index in inputs))
+    only.outputs = [places[index] for index in outputs]
     alone.subgraphs = [only]
     return alone
 

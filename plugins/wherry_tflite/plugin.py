@@ -105,11 +105,7 @@ def wherry_backends() -> Iterable[Backend]:
         runtime=RUNTIMES,
         converter=CONVERTER,
         artifact_format="tflite",
-        convert_files=(
-            *(HERE / f"{name}.py" for name in ("plugin", "prepare", "convert", "files", "match")),
-            *(HERE / f"{name}.py" for name in ("layers", "int8", "quantize")),
-            *QUANTIZE,
-        ),
+        convert_files=(*sorted(HERE.glob("*.py")), *QUANTIZE),
         calibrated=frozenset({"int8"}),
         mixed=frozenset({"int8"}),
         refusals={

@@ -160,6 +160,9 @@ def bench(networks, tmp_path, wherry_home):
     return Bench(networks.NETWORKS["mobilenet"](), tmp_path, networks)
 
 
+WEIGHTS = {"quantize": "weights"}
+
+
 def sqnr_db(value, wanted):
     return 10 * np.log10((wanted**2).sum() / max(((value - wanted) ** 2).sum(), 1e-20))
 
@@ -181,9 +184,12 @@ def test_exposed_tensors_are_the_models_and_change_nothing(bench, precision, lea
         assert sqnr_db(got, wanted) > least_db, name
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_every_operator_is_timed(bench, precision):
-    artifact, target = bench.convert(precision)
+@pytest.mark.parametrize(
+    ("precision", "options"), [("fp32", {}), ("fp16", {}), ("int8", {}), ("int8", WEIGHTS)]
+)
+def test_every_operator_is_timed(bench, precision, options):
+    """What makes float weights of stored ones runs once, at load, and is none."""
+    artifact, target = bench.convert(precision, **options)
     times, _ = bench.workshop.time_layers(artifact, target, bench.samples[0])
     assert list(times) == [layer.name for layer in artifact.layers]
 

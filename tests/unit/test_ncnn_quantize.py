@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from wherry_ncnn.param import Layer
-from wherry_ncnn.quantize import may_be_quantised, may_be_winograd, quantise, table_text
+from wherry_ncnn.quantize import (
+    breaks_in_int8,
+    may_be_quantised,
+    may_be_winograd,
+    quantise,
+    table_text,
+)
 from wherry_ncnn.weights import FLOAT32, INT8, Weight
 
 
@@ -112,6 +118,21 @@ def test_what_may_be_quantised():
     assert may_be_quantised(layer, {"a": arrays(layer)})
     assert not may_be_quantised(layer, {})  # its weights are an input
     assert not may_be_quantised(Layer("PReLU", "p", ("0",), ("1",), {}), {"p": ()})
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "groups", "expected"),
+    [
+        ("ConvolutionDepthWise", 16, 2, True),
+        ("ConvolutionDepthWise", 64, 4, True),
+        ("ConvolutionDepthWise", 24, 2, False),
+        ("ConvolutionDepthWise", 16, 16, False),
+        ("Convolution", 16, 1, False),
+    ],
+)
+def test_what_ncnn_computes_wrong_in_int8(kind, outputs, groups, expected):
+    layer = Layer(kind, "a", ("0",), ("1",), {0: outputs, 7: groups})
+    assert breaks_in_int8(layer) is expected
 
 
 def test_depthwise_has_a_scale_for_each_group():

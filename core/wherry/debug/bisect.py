@@ -10,6 +10,7 @@ the store, so that a search that was stopped goes on where it was.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -300,9 +301,11 @@ def wanted(case: Case, text: str | None) -> tuple[str, Callable[[Mapping[str, fl
         try:
             bound = float(value)
         except ValueError:
+            bound = math.nan
+        if not math.isfinite(bound):  # it would be reached by all, or by none
             raise UsageError(
                 f"{text!r} wants no number", remedy="Write METRIC=VALUE, e.g. top1=0.97."
-            ) from None
+            )
         return metric, lambda _original: Want(metric, bound, higher(metric), "--want")
     for gate in services.manifest.gates:
         if gate.metric not in keys or not gate.where.matches(case.variant, case.target):

@@ -6,7 +6,7 @@ model falls into pieces: each makes one exposed tensor from others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,14 +64,14 @@ class Graphs:
     def reference(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All exposed tensors and the outputs, of one sample."""
         names = list(dict.fromkeys((*self.tensors, *self.outputs)))
-        return dict(zip(names, self._whole.run(names, dict(inputs)), strict=True))
+        return _run(self._whole, names, inputs)
 
     def disturbed(
         self, inputs: Mapping[str, np.ndarray], tensor: str, error: np.ndarray
     ) -> dict[str, np.ndarray]:
         """The outputs where ``error`` is added to one tensor (see `takes_error`)."""
         given = {**inputs, tensor + DELTA: error}
-        return dict(zip(self.outputs, self._whole.run(list(self.outputs), given), strict=True))
+        return _run(self._whole, self.outputs, given)
 
     def takes_error(self, tensor: str) -> bool:
         """Whether an error can be put into it: it holds real numbers."""
@@ -92,8 +92,8 @@ class Graphs:
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
             given[name] = deployed[name].astype(dtype, copy=False)
-        found = self._apart.run([name + OWN for name in self.tensors], given)
-        return dict(zip(self.tensors, found, strict=True))
+        found = _run(self._apart, [name + OWN for name in self.tensors], given)
+        return dict(zip(self.tensors, found.values(), strict=True))
 
     def _with_deltas(self, proto: onnx.ModelProto) -> bytes:
         """The model with every exposed tensor as an output, and an error added to each."""
@@ -143,6 +143,15 @@ class Graphs:
             graph.output.append(_untold(name + OWN, self._types[name]))
         # A node that makes no exposed tensor, and none for one, has nothing to be computed for.
         return bytes(made.SerializeToString())
+
+
+def _run(
+    session: Any, names: Sequence[str], inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """One inference; what numpy and ONNX Runtime make scalars of are arrays here."""
+    given = {name: np.asarray(value) for name, value in inputs.items()}
+    found = session.run(list(names), given)
+    return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
 
 
 def _untold(name: str, kind: int) -> onnx.ValueInfoProto:

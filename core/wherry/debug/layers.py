@@ -12,7 +12,7 @@ from wherry.artifact import Artifact
 from wherry.debug.case import Case, Spread
 from wherry.debug.figures import Tally, count, decibels, noise
 from wherry.debug.graphs import Graphs
-from wherry.errors import PluginError, UnsupportedError
+from wherry.errors import PluginError, ToolError, UnsupportedError
 from wherry.stages.context import (
     FILES,
     HostContext,
@@ -128,6 +128,7 @@ class LayerReport:
         predicted_db: the SQNR at the outputs if the layers' effects just added up.
         samples: how many were looked at.
         effect_samples: on how many of them effects were found.
+        warnings: of timing the layers.
     """
 
     ranked: tuple[LayerFigures, ...]
@@ -136,6 +137,7 @@ class LayerReport:
     predicted_db: float
     samples: int
     effect_samples: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def units(self) -> tuple[tuple[str, ...], ...]:
@@ -246,27 +248,42 @@ def look(
         for done in count(graphs, tallies, inputs(), hosted.infer(inputs()), disturb):
             progress(f"comparing layers: {done}/{len(ready)} samples")
     progress("timing layers")
-    times = _times(case, session, ready[0].inputs)
+    times, warnings = _times(case, session, ready[0].inputs)
     outputs = {
         name: (tallies[name].accumulated.sqnr_db, tallies[name].accumulated.cosine)
         for name in graphs.outputs
         if name in tallies
     }
     report = _ranked(artifact, graphs, tallies, outputs, len(ready), len(disturb))
-    return replace(report, ranked=_timed(report.ranked, times), others=_timed(report.others, times))
+    return replace(
+        report,
+        ranked=_timed(report.ranked, times),
+        others=_timed(report.others, times),
+        warnings=warnings,
+    )
 
 
-def _times(case: Case, session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Layer to its median time, ms, in the artifact as it is deployed; empty: none is told."""
+def _times(
+    case: Case, session: Session, inputs: Mapping[str, np.ndarray]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Layer to its median time, ms, in the artifact as it is deployed, and warnings.
+
+    The comparison is worth having without times: what the runner cannot time is said, and that
+    is all.
+    """
     import numpy as np
 
     services = case.services
-    with scratch_folder(services) as scratch:
-        context = HostContext(services, "debug", scratch, scratch, log_path(services, "debug"))
-        artifact = dissected(case.artifact, case.backend, context)
-    with session.host(artifact, case.target, case.backend, {}) as hosted:
-        found = hosted.time_layers(inputs, TIMED_S)
-    return {name: float(np.median(times)) / 1e6 for name, times in (found or {}).items()}
+    try:
+        with scratch_folder(services) as scratch:
+            context = HostContext(services, "debug", scratch, scratch, log_path(services, "debug"))
+            artifact = dissected(case.artifact, case.backend, context)
+        with session.host(artifact, case.target, case.backend, {}) as hosted:
+            found = hosted.time_layers(inputs, TIMED_S) or {}
+    except ToolError as error:
+        return {}, (*context.warnings, f"the layers are not timed: {error}")
+    times = {name: float(np.median(values)) / 1e6 for name, values in found.items()}
+    return times, tuple(context.warnings)
 
 
 def _timed(rows: tuple[LayerFigures, ...], times: Mapping[str, float]) -> tuple[LayerFigures, ...]:

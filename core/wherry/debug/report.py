@@ -143,7 +143,7 @@ def _values(
         "mixed": target.precision in case.backend.mixed,
         "keep_fp32": [*own, *keep] if keep else [],
         "bisect": None if found is None else found.to_json(),
-        "warnings": list(case.warnings),
+        "warnings": [*case.warnings, *report.warnings],
     }
 
 

@@ -158,8 +158,8 @@ class Graph:
         place = next(i for i, node in enumerate(nodes) if node.name == last.name)
         left = [node for node in nodes[:place] if node.name not in gone]
         self._set(left + new + nodes[place + 1 :])
-        for name in gone:
-            del self.sources[name]
+        for each in gone:
+            del self.sources[each]
         for node in new:
             self.sources[node.name] = sources
 

@@ -57,5 +57,6 @@ def dissected(artifact: Artifact, backend: Backend, context: HostContext) -> Art
         (inner.output / ARTIFACT_FILE).write_text(json.dumps(made.to_json(), indent=1))
 
     key = dissect_key(artifact, backend, services)
-    entry, _, _ = take_or_build(services, f"{context.step}:dissect", key, build)
+    entry, _, told = take_or_build(services, f"{context.step}:dissect", key, build)
+    context.warnings.extend(told)
     return read_artifact(entry)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 from wherry import api, builtins
 from wherry.artifact import Artifact, Binding, Layer
 from wherry.device import BoardInfo, Transport
-from wherry.errors import DeviceLostError
+from wherry.errors import DeviceLostError, ToolError
 from wherry.hookspecs import hookimpl
 from wherry.host import Host
 from wherry.keep import kept_nodes
@@ -52,7 +53,7 @@ class Noisy:
         stubborn: nodes that stay noisy although they are kept in fp32.
         hosted: how many outputs each artifact that was run had.
         losses: how often the board is lost before it stays.
-        times: of the layers, ns; None: the runner does not time them.
+        times: of the layers, ns; None: the runner does not time them; an error: it fails.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +64,7 @@ class Noisy:
         self.hosted: list[int] = []
         self.losses = 0
         self.exposes = self.mixes = True
-        self.times: dict[str, np.ndarray] | None = None
+        self.times: dict[str, np.ndarray] | ToolError | None = None
 
     @hookimpl
     def wherry_backends(self):
@@ -138,11 +139,13 @@ class Noisy:
 
 
 class Runner:
-    def __init__(self, session, artifact: Artifact, times: dict[str, np.ndarray] | None) -> None:
+    def __init__(self, session, artifact: Artifact, times: Any) -> None:
         self.session, self.artifact, self.times = session, artifact, times
 
     def time_layers(self, inputs, duration_s):
         assert list(inputs) == ["x"]
+        if isinstance(self.times, ToolError):
+            raise self.times
         return self.times
 
     def infer(self, samples) -> Iterator[dict[str, np.ndarray]]:

@@ -97,6 +97,7 @@ def test_a_metric_that_the_manifest_does_not_name_can_be_wanted(desk):
         ({"want": "sqnr_db=35"}, "--bisect"),
         ({"bisect": True, "want": "speed=1"}, "no metric 'speed'"),
         ({"bisect": True, "want": "sqnr_db=high"}, "wants no number"),
+        ({"bisect": True, "want": "sqnr_db=nan"}, "wants no number"),
     ],
 )
 def test_what_cannot_be_wanted(desk, asked, words):

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from wherry.artifact import Binding
 from wherry.dataset import Dataset, Sample
 from wherry.debug.case import Spread
-from wherry.debug.figures import Tally, decibels, noise
+from wherry.debug.figures import Tally, count, decibels, noise
 from wherry.debug.graphs import Graphs
 from wherry.model import Model
 from wherry.parity import Difference
@@ -148,3 +148,21 @@ def test_an_error_is_put_into_one_tensor(graphs):
     disturbed = graphs.disturbed(inputs, "c", error)
     np.testing.assert_allclose(disturbed["y"] - plain["y"], error, rtol=1e-6)
     assert not graphs.takes_error("s")
+
+
+def test_scalars_are_tensors_too(tmp_path):
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["s"], name="sum", keepdims=0),
+        helper.make_node("Neg", ["s"], ["y"], name="neg"),
+    ]
+    ends = [("x", [1, 2]), ("y", [])]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in ends]
+    graph = helper.make_graph(nodes, "net", infos[:1], infos[1:])
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    graphs = Graphs(Model.load(path), ["s", "y"])
+    tallies = {name: tally(scale=None, precision="fp32") for name in graphs.tensors}
+    given = {"s": np.array(3.5, np.float32), "y": np.array(-3.5, np.float32)}
+    inputs = [{"x": np.array([[1, 2]], np.float32)}]
+    assert list(count(graphs, tallies, inputs, iter([given]), frozenset({0}))) == [1]
+    assert tallies["s"].effects["y"].sqnr_db == pytest.approx(20 * np.log10(6), abs=1e-3)

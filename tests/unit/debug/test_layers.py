@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from wherry.cli import cli
 from wherry.debug.report import keep_text, show
-from wherry.errors import DataError, DeviceLostError, UnsupportedError, UsageError
+from wherry.errors import DataError, DeviceLostError, ToolError, UnsupportedError, UsageError
 
 
 def rows(values):
@@ -76,6 +76,13 @@ def test_layers_have_their_times(desk):
     found = rows(desk.layers())
     assert (found["layer-fc2"]["median_ms"], found["entry"]["median_ms"]) == (2, 0.5)
     assert found["layer-fc1"]["median_ms"] is None
+
+
+def test_layers_that_cannot_be_timed_are_compared_all_the_same(desk):
+    desk.plugin.times = ToolError("the runner crashed")
+    values = desk.layers()
+    assert values["outputs"]["y"]["sqnr_db"] > 0
+    assert values["warnings"] == ["the layers are not timed: the runner crashed"]
 
 
 def test_fp32_keeps_nothing(desk):

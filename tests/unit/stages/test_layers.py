@@ -111,6 +111,7 @@ def test_what_a_backend_makes_for_layers_is_made_once(layered, monkeypatch) -> N
     def dissect(artifact, context) -> Artifact:
         (context.output / "net.onnx").write_bytes((artifact.directory / "net.onnx").read_bytes())
         (context.output / "single.txt").write_text("one operation")
+        context.warn("one operation has no file")
         fields = artifact.to_json()
         names = ("backend", "precision", "format")
         return Artifact.from_directory(
@@ -126,6 +127,7 @@ def test_what_a_backend_makes_for_layers_is_made_once(layered, monkeypatch) -> N
     assert all("single.txt" in artifact.files for artifact in layered.made_of)
     made = layered.made["dissect"]
     assert made and values["results"][0]["layers"]
+    assert all("one operation has no file" in result["warnings"] for result in values["results"])
     layered.run("measure.layers=true", "measure.rounds=2", "measure.min_runs=11", jobs=1)
     assert layered.made["measure"] == 4 and layered.made["dissect"] == 0
 
