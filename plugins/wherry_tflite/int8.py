@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wherry.errors import UnsupportedError
 from wherry.keep import kept_nodes
 from wherry.quantize import weights
 
@@ -47,18 +46,9 @@ def quantise(
     context: StepContext,
     given: Float,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Write the file in 8 bits; its operators and its ports, see ``quantize.py``.
-
-    Raises:
-        UnsupportedError: whole numbers as inputs are asked for where activations stay float.
-    """
+    """Write the file in 8 bits; its operators and its ports, see ``quantize.py``."""
     options = target.options.model_dump()
     how, io = options["quantize"], options["io"]
-    if io == "integer" and how != "static":
-        raise UnsupportedError(
-            f"io: integer cannot be had with quantize: {how}, which leaves activations in fp32",
-            remedy="Ask for quantize: static, or leave io out.",
-        )
     kept = kept_nodes(model, target.options.keep_fp32)
     keep = [place for place, nodes in enumerate(given.nodes) if kept.intersection(nodes)]
     context.progress("quantising")
@@ -83,6 +73,8 @@ def quantise(
             words = [_words(given, place) for place in places]
             few = "; ".join(words[:5]) + ("; ..." if len(words) > 5 else "")
             context.warn(f"{len(words)} operators stay in fp32, because {cause}: {few}")
+    if io == "integer" and (floats := response["floats"]):
+        context.warn(f"inputs and outputs whose range is not known stay float: {', '.join(floats)}")
     operators = response["operators"]
     if not any(each["precision"] == "int8" or _is_widened(each, how) for each in operators):
         context.warn("nothing of this model is quantised: see the operators in the docs")

@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration
@@ -51,6 +51,15 @@ class TfliteOptions(RuntimeOptions):
         "is timed, for quantize: static alone",
         precisions=["int8"],
     )
+
+    @model_validator(mode="after")
+    def _integers_want_ranges(self) -> Self:
+        if self.io == "integer" and self.quantize != "static":
+            raise ValueError(
+                f"io: integer cannot be had with quantize: {self.quantize}, which leaves "
+                "activations in fp32; ask for quantize: static, or leave io out"
+            )
+        return self
 
     @property
     def calibrated(self) -> bool:

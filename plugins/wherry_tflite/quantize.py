@@ -12,7 +12,7 @@ greatest value), ``keep`` (operators that stay float, by their place), ``roundin
 
 The response: ``operators`` (see `files.operators`, each with its ``precision``, and the place that
 it had as ``source``), ``ports`` (name to dtype, scale and zero point of inputs and outputs that are
-whole numbers), ``unknown`` (places of operators that stay float because a range is not known),
+whole numbers), ``floats`` (names of those that are not), ``unknown`` (places of operators that stay float because a range is not known),
 ``unsafe`` (those that stay float because 8 bits would overflow).
 """
 
@@ -329,6 +329,7 @@ class Quantiser:
         return {
             "operators": described,
             "ports": ports,
+            "floats": [self._name(i).decode() for i in self._ends() if self.is_float(i)],
             "unknown": sorted(set(self.unknown)),
             "unsafe": sorted(set(self.unsafe)),
         }
@@ -420,6 +421,9 @@ class Quantiser:
             ports[self._name(index).decode()] = self._port(index)
         elif index in self.forms:
             self._swap(index, self._widened(index), b"/int8")
+
+    def _ends(self) -> list[int]:
+        return [int(index) for index in (*self.graph.inputs, *self.graph.outputs)]
 
     def _swap(self, index: int, twin: int, ending: bytes) -> None:
         """Let the twin be the network's output, under its name."""
