@@ -12,8 +12,9 @@ greatest value), ``keep`` (operators that stay float, by their place), ``roundin
 
 The response: ``operators`` (see `files.operators`, each with its ``precision``, and the place that
 it had as ``source``), ``ports`` (name to dtype, scale and zero point of inputs and outputs that are
-whole numbers), ``floats`` (names of those that are not), ``unknown`` (places of operators that stay float because a range is not known),
-``unsafe`` (those that stay float because 8 bits would overflow).
+whole numbers), ``floats`` (names of those that are not), ``unknown`` (places of operators that stay
+float because a range is not known), ``unsafe`` (those that stay float because 8 bits would
+overflow).
 """
 
 from __future__ import annotations
