@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from wherry.artifact import Artifact, Binding, Layer
 from wherry.errors import UnsupportedError
 from wherry.keep import kept_nodes
+from wherry.normalise import LEAST_OPSET
+from wherry.onnx_file import default_opset
 from wherry.quantize.form import ONNXRUNTIME
 from wherry.quantize.given import is_quantised
-from wherry.quantize.qdq import insert_qdq, quantise_weights, whole_name
+from wherry.quantize.qdq import insert_qdq, quantise_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
     from wherry.context import StepContext
     from wherry.model import Model
     from wherry.target import Target
+
+LEAST = 10
+"""The opset that brought Q/DQ and the 8-bit operators that ONNX Runtime makes of them."""
+
+OLDEST = 7
+"""The opset from which on operators mean what they mean in that one, but for..."""
+
+RENEWED = frozenset({"Slice", "TopK", "Upsample"})
+"""these, which have other inputs there."""
+
+ALSO = (f"{LEAST_OPSET}{LEAST}",)
 
 GIVEN = "given"
 """What ``provenance["quantized"]`` says of a model that came with Q/DQ."""
@@ -62,7 +75,13 @@ def quantise(
                 remedy="Give the network in float32, or leave the option out.",
             )
         return Source(model.path, GIVEN, tensors=_dequantised(model.proto()))
-    normal = context.normalised(model)
+    normal = context.normalised(model, ALSO)
+    if 0 < default_opset(normal.model.proto()) < LEAST:
+        raise UnsupportedError(
+            f"opset {model.opset} has no 8-bit operators, and this model is not the same in opset "
+            f"{LEAST}: {'; '.join(normal.warnings)}",
+            remedy=f"Export the model with opset {LEAST} or newer.",
+        )
     kept = kept_nodes(model, target.options.keep_fp32)
     keep = frozenset(name for name, nodes in normal.nodes.items() if kept.intersection(nodes))
     proto = normal.model.proto()
@@ -79,8 +98,7 @@ def quantise(
         node.name: normal.originals([node.name, *made.absorbed.get(node.name, ())])
         for node in made.proto.graph.node
     }
-    tensors = {whole_name(name): name for name in made.scales}
-    return Source(path, how, nodes, tensors)
+    return Source(path, how, nodes, made.stored)
 
 
 def _dequantised(proto: onnx.ModelProto) -> dict[str, str]:

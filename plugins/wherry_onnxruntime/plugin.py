@@ -20,7 +20,16 @@ from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
-from wherry_onnxruntime.int8 import GIVEN, Source, describe, expose, quantise
+from wherry_onnxruntime.int8 import (
+    GIVEN,
+    LEAST,
+    OLDEST,
+    RENEWED,
+    Source,
+    describe,
+    expose,
+    quantise,
+)
 from wherry_onnxruntime.operators import operators
 
 if TYPE_CHECKING:
@@ -112,18 +121,36 @@ def wherry_backends() -> Iterable[Backend]:
 
 def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
     """Operators that the ONNX Runtime at hand does not define, by domain and opset."""
-    del target
     newest = max(max(since) for name, since in _schemas().items() if "::" not in name)
     if model.opset > newest:
-        count = sum(map(len, model.operators().values()))
-        first = next(iter(model.operators().values()))[0]
-        remedy = f"Export the model with opset {newest} or older."
-        return [Unsupported(f"every operator (opset {model.opset})", count, first, remedy)]
+        return [_wrong_opset(model, f"{newest} or older")]
+    if target.precision == "int8" and 0 < model.opset < OLDEST:
+        return [_wrong_opset(model, f"{LEAST} or newer, which has 8-bit operators")]
+    renewed = RENEWED if target.precision == "int8" and model.opset < LEAST else frozenset[str]()
     return [
         Unsupported(name, len(nodes), nodes[0], _remedy(name))
         for name, nodes in model.operators().items()
         if not _is_defined(name, model.opset)
+    ] + [
+        Unsupported(
+            f"{name} of opset {model.opset} in int8",
+            len(nodes),
+            nodes[0],
+            f"Export the model with opset {LEAST} or newer.",
+        )
+        for name, nodes in model.operators().items()
+        if name in renewed
     ]
+
+
+def _wrong_opset(model: Model, wanted: str) -> Unsupported:
+    operators = model.operators()
+    return Unsupported(
+        f"every operator (opset {model.opset})",
+        sum(map(len, operators.values())),
+        next(iter(operators.values()))[0],
+        f"Export the model with opset {wanted}.",
+    )
 
 
 def _is_defined(name: str, opset: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -317,6 +318,33 @@ def test_weights_alone_need_no_calibration(small):
 
 
 # --- models that come with Q/DQ ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [7, 9])
+def test_models_from_before_8_bit_operators(tmp_path, opset):
+    text = SMALL.replace(": 17", f": {opset}").replace("HardSwish (a)", "Tanh (a)")
+    case = Case(text, tmp_path)
+    artifact = case.convert()
+    assert "QLinearConv" in {layer.type for layer in artifact.layers}
+    (wanted,) = reference(case.model, case.samples[0], ["logits"]).values()
+    (found,) = outputs(artifact, case.samples[0]).values()
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("opset", "body", "words"),
+    [
+        (9, "y = Slice <starts = [0], ends = [1]> (x)", "Slice of opset 9 in int8"),
+        (6, "y = Relu (x)", r"every operator \(opset 6\)"),
+    ],
+)
+def test_what_opset_10_would_change_is_refused(tmp_path, opset, body, words):
+    text = f"""<ir_version: 3, opset_import: ["" : {opset}]>
+    old (float[1,2] x) => (float[1,2] y) {{ {body} }}"""
+    case = Case(text, tmp_path)
+    (found,) = plugin.preflight(case.model, Target("onnxruntime", "int8", "local"))
+    assert re.match(words, found.op_type) and "opset 10 or newer" in found.remedy
+    assert not plugin.preflight(case.model, Target("onnxruntime", "fp32", "local"))
 
 
 def test_a_given_model_is_kept_byte_for_byte(given):

@@ -410,3 +410,38 @@ def test_keeping_one_node_cures_a_layer_with_one_channel_of_a_far_range(kept):
         return float(np.abs(run(made.proto, x=x)[out] - wanted).max())
 
     assert error() > 4 * error(kept)
+
+
+@pytest.mark.parametrize(
+    "taken", ["x/quantized", "conv0/scale", "conv0/dequantized", "w0/dequantized/scale"]
+)
+def test_names_of_the_model_are_left_alone(taken):
+    """Whatever a model calls its tensors, it computes the same."""
+
+    def made(name: str) -> np.ndarray:
+        net = Net(3)
+        first = net.conv("x", 8)
+        turned = net.node("Tanh", first, channels=8)
+        net.nodes[-1].output[0], net.channels[name] = name, 8
+        assert turned != name
+        net.gemm(net.node("Flatten", net.conv(name, 2), channels=98), 98)
+        proto = net.model(net.nodes[-1].output[0])
+        quantised = insert_qdq(proto, calibrated(proto), ONNXRUNTIME)
+        assert name in quantised.scales
+        assert set(quantised.stored.values()) <= set(quantised.scales)
+        (out,) = run(quantised.proto, x=picture(7)).values()
+        return out
+
+    np.testing.assert_array_equal(made(taken), made("t"))
+
+
+@pytest.mark.parametrize(
+    "odd", [{"ceil_mode": 1}, {"count_include_pad": 1}, {"dilations": [2, 2]}, {}]
+)
+def test_pools_that_onnx_runtime_computes_otherwise_stay_float(odd):
+    net = Net(4, opset=19)
+    around = {"kernel_shape": [2, 2], "pads": [1] * 4, "strides": [2, 2]}
+    net.node("AveragePool", net.conv("x", 8), channels=8, **around, **odd)
+    proto = net.model(net.nodes[-1].output[0])
+    made = insert_qdq(proto, calibrated(proto), ONNXRUNTIME)
+    assert (net.nodes[-1].name in made.nodes) == (not odd)

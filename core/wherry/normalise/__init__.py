@@ -22,14 +22,24 @@ from typing import TYPE_CHECKING
 from wherry.errors import ModelError
 from wherry.model import Model
 from wherry.normalise import fold, forms, fuse, windows
-from wherry.normalise.expand import expand, lower_opset
+from wherry.normalise.expand import expand, set_opset
 from wherry.normalise.graph import STANDARD, Graph
 from wherry.normalise.prove import Proof
+from wherry.onnx_file import default_opset
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EXPAND", "OPSET", "OPTIONAL", "PASSES", "Normalised", "normalise", "preview"]
+__all__ = [
+    "EXPAND",
+    "LEAST_OPSET",
+    "OPSET",
+    "OPTIONAL",
+    "PASSES",
+    "Normalised",
+    "normalise",
+    "preview",
+]
 
 Rewrite = Callable[[Graph, "onnx.NodeProto"], bool]
 
@@ -74,6 +84,9 @@ EXPAND = "expand "
 OPSET = "opset "
 """Before a number in ``normalise(also=...)``: of a newer model the opset becomes this one."""
 
+LEAST_OPSET = "at least opset "
+"""Before a number likewise: of an older model the opset becomes this one."""
+
 CONSTANTS = "constants"
 MODEL_FILE, NODES_FILE = "model.onnx", "nodes.json"
 
@@ -113,7 +126,8 @@ def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Norm
     Args:
         model: with static shapes and a name for every node (`Model.with_static_shapes`).
         directory: an existing folder.
-        also: passes of `OPTIONAL`, operators after `EXPAND`, an opset after `OPSET`.
+        also: passes of `OPTIONAL`, operators after `EXPAND`, an opset after `OPSET` or
+            `LEAST_OPSET`.
 
     Returns:
         The same bytes and words whenever it is called.
@@ -155,7 +169,9 @@ def preview(
 
 def _passes(also: Collection[str]) -> list[str]:
     optional = [
-        word for word in sorted(also) if word in OPTIONAL or word.startswith((EXPAND, OPSET))
+        word
+        for word in sorted(also)
+        if word in OPTIONAL or word.startswith((EXPAND, OPSET, LEAST_OPSET))
     ]
     assert len(optional) == len(set(also)), "a backend asks for a pass that there is not"
     return [CONSTANTS, *PASSES, *optional]
@@ -184,8 +200,9 @@ def _rewritten(model: Model, passes: Sequence[str]) -> Graph:
     """A fresh copy of the model after the passes."""
     proto = model.proto()
     for name in passes:
-        if name.startswith(OPSET):
-            lower_opset(proto, int(name.removeprefix(OPSET)))
+        if name.startswith((OPSET, LEAST_OPSET)):
+            bound = int(name.rpartition(" ")[2])
+            set_opset(proto, (min if name.startswith(OPSET) else max)(default_opset(proto), bound))
     words = {name.removeprefix(EXPAND) for name in passes if name.startswith(EXPAND)}
     graph = Graph(proto, expand(proto, words) if words else {})
     while _sweep(graph, passes):

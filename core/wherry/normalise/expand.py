@@ -108,8 +108,8 @@ def _definition(node: onnx.NodeProto, opset: int, kinds: Kinds) -> onnx.Function
     return body
 
 
-def lower_opset(proto: onnx.ModelProto, opset: int) -> None:
-    """Give a newer model this opset; whether it still means the same, the proof has to say."""
+def set_opset(proto: onnx.ModelProto, opset: int) -> None:
+    """Give a model this opset; whether it still means the same, the proof has to say."""
     for entry in proto.opset_import:
         if entry.domain in STANDARD:
-            entry.version = min(entry.version, opset)
+            entry.version = opset

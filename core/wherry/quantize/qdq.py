@@ -11,12 +11,13 @@ there, stay float too; their other neighbours do not.
 
 Nodes keep their names, and float tensors too. For a tensor ``t`` there are ``t/quantized``, the
 whole numbers, and ``t/dequantized``; where ``t`` is an output of the model, that is the name of
-the dequantised values, and the float ones are ``t/float``.
+the dequantised values, and the float ones are ``t/float``. Where the model has such a name
+already, a number is added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,18 +53,15 @@ class Quantised:
         proto: the model.
         nodes: names of the nodes that take and give whole numbers.
         scales: ONNX tensor to its scale, of those that are quantised.
+        stored: name of a tensor of whole numbers to the ONNX tensor that it stands for.
         absorbed: name of a quantised node to those of the activations that it does too.
     """
 
     proto: onnx.ModelProto
     nodes: frozenset[str] = frozenset()
     scales: Mapping[str, Scale] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
     absorbed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def whole_name(tensor: str) -> str:
-    """The name of a quantised tensor's whole numbers."""
-    return f"{tensor}/quantized"
 
 
 def insert_qdq(
@@ -160,8 +158,10 @@ class _Writer:
         self.whole: dict[str, Scale] = {}  # tensors that exist as whole numbers
         self.wanted: set[str] = set()  # tensors that a quantised node reads
         self.added: list[onnx.TensorProto] = []
-        self._written: dict[str, int] = {}  # how often, by the name of weights
         self._before: list[onnx.NodeProto] = []  # nodes on constants: they come first
+        self._taken = set(_names(graph))
+        self._stored: dict[str, str] = {}  # whole numbers to their tensor
+        self._names: dict[tuple[str, str], str] = {}  # see `_name`
 
     def write(self) -> Quantised:
         for node in self.proto.graph.node:
@@ -171,6 +171,7 @@ class _Writer:
             self.proto,
             frozenset(self.chosen),
             self.whole,
+            self._stored,
             {
                 self.makers[tensor].name: (activation.name,)
                 for tensor, activation in self.absorbed.items()
@@ -219,7 +220,7 @@ class _Writer:
         if node.op_type in form.passing:
             self._consider_passing(node)
             return
-        if node.op_type not in form.heavy | form.light:
+        if node.op_type not in form.heavy | form.light or _is_odd_pool(node):
             return
         activations = self._activations(node)
         if activations is None or any(self._known(name) is None for name in activations):
@@ -380,7 +381,7 @@ class _Writer:
         placed: list[onnx.NodeProto] = []
         for value in self.proto.graph.input:
             if value.name in self.wanted:
-                placed += self._pair(value.name, value.name, f"{value.name}/dequantized")
+                placed += self._pair(value.name, value.name, self._dequantised(value.name))
         for node in self.proto.graph.node:
             if node.name in gone:
                 continue
@@ -400,15 +401,14 @@ class _Writer:
                     continue
                 real = name
                 if name in self.outputs and self._is_given_whole(name):
-                    real = node.output[index] = f"{name}/float"
+                    real = node.output[index] = self._name(name, "float")
                 pairs += self._pair(name, real, self._dequantised(name))
             placed += [node, *pairs]
         self._finish([*self._before, *placed])
 
     def _dequantised(self, name: str) -> str:
-        return (
-            name if name in self.outputs and self._is_given_whole(name) else f"{name}/dequantized"
-        )
+        is_output = name in self.outputs and self._is_given_whole(name)
+        return name if is_output else self._name(name, "dequantized")
 
     def _rewrite(self, node: onnx.NodeProto) -> None:
         """Let a node read dequantised values and weights."""
@@ -438,7 +438,8 @@ class _Writer:
         """Q/DQ behind a float tensor."""
         scale = self.whole[tensor]
         parameters = self._parameters(tensor, scale)
-        whole = whole_name(tensor)
+        whole = self._name(tensor, "quantized")
+        self._stored[whole] = tensor
         return [
             self._node("QuantizeLinear", [real, *parameters], whole),
             self._node("DequantizeLinear", [whole, *parameters], out),
@@ -447,20 +448,20 @@ class _Writer:
     def _parameters(self, name: str, scale: Scale) -> list[str]:
         kind = np.int8 if self.form.symmetric else np.uint8
         return [
-            self._add(f"{name}/scale", np.asarray(scale.scale, np.float32)),
-            self._add(f"{name}/zero_point", np.asarray(scale.zero_point, kind)),
+            self._add(self._name(name, "scale"), np.asarray(scale.scale, np.float32)),
+            self._add(self._name(name, "zero_point"), np.asarray(scale.zero_point, kind)),
         ]
 
     def _constant(self, name: str) -> str:
         """A constant that is an operand, quantised as activations are."""
-        out = f"{name}/dequantized"
+        out = self._name(name, "dequantized")
         if not any(node.output[0] == out for node in self._before):
             scale = self._known(name)
             assert scale is not None
             limits = np.iinfo(np.int8 if self.form.symmetric else np.uint8)
             steps = np.rint(self.constants[name] / np.float32(scale.scale)) + scale.zero_point
             whole = np.clip(steps, -MOST if self.form.symmetric else 0, limits.max)
-            stored = self._add(whole_name(name), whole.astype(limits.dtype))
+            stored = self._add(self._name(name, "quantized"), whole.astype(limits.dtype))
             parameters = self._parameters(name, scale)
             self._before.append(self._node("DequantizeLinear", [stored, *parameters], out))
         return out
@@ -471,13 +472,11 @@ class _Writer:
         Each node has its own, though another may read the same weights: where ONNX Runtime
         rewrites shared ones for processors without VNNI (1.32), it fails to load the model.
         """
-        number = self._written.setdefault(name, 0)
-        self._written[name] += 1
-        out = f"{name}/dequantized" + (f"_{number}" if number else "")
+        out = self._fresh(f"{name}/dequantized")
         inputs = [
-            self._add(f"{out}/whole", quantise_weight(weights, scales, axis)),
-            self._add(f"{out}/scale", scales),
-            self._add(f"{out}/zero_point", np.zeros(scales.shape, np.int8)),
+            self._add(self._fresh(f"{out}/whole"), quantise_weight(weights, scales, axis)),
+            self._add(self._fresh(f"{out}/scale"), scales),
+            self._add(self._fresh(f"{out}/zero_point"), np.zeros(scales.shape, np.int8)),
         ]
         self._before.append(self._node("DequantizeLinear", inputs, out, axis=axis))
         return out
@@ -487,11 +486,11 @@ class _Writer:
     ) -> str:
         product = np.float32(step) * scales
         whole = np.rint(bias.astype(np.float64) / product)
-        out = f"{node.name}/bias"
+        out = self._fresh(f"{node.name}/bias")
         inputs = [
-            self._add(f"{out}/whole", whole.astype(np.int32)),
-            self._add(f"{out}/scale", product),
-            self._add(f"{out}/zero_point", np.zeros(product.shape, np.int32)),
+            self._add(self._fresh(f"{out}/whole"), whole.astype(np.int32)),
+            self._add(self._fresh(f"{out}/scale"), product),
+            self._add(self._fresh(f"{out}/zero_point"), np.zeros(product.shape, np.int32)),
         ]
         self._before.append(self._node("DequantizeLinear", inputs, out, axis=0))
         return out
@@ -504,10 +503,27 @@ class _Writer:
         import onnx
 
         domain = "" if self.opset >= _AXES_SINCE else _MS_DOMAIN
-        node = onnx.helper.make_node(kind, inputs, [out], name=f"{out}/{kind}", domain=domain)
+        name = self._fresh(f"{out}/{kind}")
+        node = onnx.helper.make_node(kind, inputs, [out], name=name, domain=domain)
         if axis is not None:
             node.attribute.append(onnx.helper.make_attribute("axis", axis))
         return node
+
+    def _name(self, tensor: str, part: str) -> str:
+        """The name of what belongs to a tensor; the same whenever it is asked for."""
+        found = self._names.get((tensor, part))
+        if found is None:
+            found = self._names[tensor, part] = self._fresh(f"{tensor}/{part}")
+        return found
+
+    def _fresh(self, name: str) -> str:
+        """A name that nothing has, like this one."""
+        found, number = name, 0
+        while found in self._taken:
+            number += 1
+            found = f"{name}_{number}"
+        self._taken.add(found)
+        return found
 
     def _add(self, name: str, values: np.ndarray) -> str:
         from onnx import numpy_helper
@@ -538,11 +554,33 @@ class _Writer:
             self.proto.opset_import.append(onnx.helper.make_opsetid(_MS_DOMAIN, 1))
 
 
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Of all tensors and nodes, those of graphs inside of nodes too."""
+    for part in (graph.input, graph.output, graph.initializer):
+        yield from (entry.name for entry in part)
+    for node in graph.node:
+        yield from (node.name, *node.input, *node.output)
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(
+                attribute.graphs
+            ):
+                yield from _names(inner)
+
+
 def _channels(node: onnx.NodeProto, weights: np.ndarray) -> int:
     """The axis of a node's weights that its output channels are on."""
     if node.op_type == "Gemm" and _attribute(node, "transB", 0):
         return 0
     return weights.ndim - 1 if node.op_type == "MatMul" else _WEIGHTED[node.op_type]
+
+
+def _is_odd_pool(node: onnx.NodeProto) -> bool:
+    """An AveragePool that ONNX Runtime's 8-bit kernel (1.32) computes otherwise, or refuses."""
+    return node.op_type == "AveragePool" and bool(
+        _attribute(node, "ceil_mode", 0)
+        or _attribute(node, "count_include_pad", 0)
+        or any(d != 1 for d in _attribute(node, "dilations", ()))  # type: ignore[attr-defined] # whole numbers
+    )
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: object) -> object:
