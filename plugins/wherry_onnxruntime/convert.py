@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,7 @@ def to_float16(
         _lift_constants(graph)
     _name_nodes(model)
     float32_nodes, clamped = _out_of_range(model)
+    own = {node.name for graph in _graphs(model.graph) for node in graph.node}
     converted = convert_float_to_float16(
         model,
         keep_io_types=True,
@@ -106,7 +108,57 @@ def to_float16(
         node_block_list=[*float32_nodes, *keep],
         max_finite_val=_FLOAT16_MAX,
     )
+    _join_float32(converted, own)
     return converted, float32_nodes, clamped
+
+
+def _join_float32(model: onnx.ModelProto, own: Collection[str]) -> None:
+    """Let float32 nodes meet: the converter casts to float16 and back between any two.
+
+    Args:
+        model: converted.
+        own: names of the nodes that it had before; a Cast of another name is the converter's.
+    """
+    graphs = list(_graphs(model.graph))
+    casts = [n for n in model.graph.node if n.op_type == "Cast" and n.name not in own]
+    made = {name for node in model.graph.node for name in node.output}
+    outputs = {value.name for graph in graphs for value in graph.output}
+    readers = Counter(name for graph in graphs for node in graph.node for name in node.input)
+    names: dict[str, str] = {}
+    gone: set[str] = set()
+    for there in casts:
+        source, narrow = there.input[0], there.output[0]
+        backs = [node for node in casts if node.input[0] == narrow]
+        if not backs or there.attribute[0].i != onnx.TensorProto.FLOAT16:
+            continue
+        unread = readers[narrow] == len(backs) and narrow not in outputs
+        ends = [node.output[0] for node in backs if node.output[0] in outputs]
+        name = source
+        if source in made and (ends or unread):
+            name = ends[0] if ends else narrow  # the name that the model has for it
+            names[source] = name
+        for back in backs:
+            if name == source and back.output[0] in outputs:  # an input that is an output
+                back.op_type, back.input[0] = "Identity", source
+                del back.attribute[:]
+                continue
+            names[back.output[0]] = name
+            gone.add(back.name)
+        if unread:
+            gone.add(there.name)
+    for graph in graphs:
+        for node in [node for node in graph.node if node.name in gone]:
+            graph.node.remove(node)
+        for node in graph.node:
+            for part in (node.input, node.output):
+                part[:] = [names.get(name, name) for name in part]
+    left = [value for value in model.graph.value_info if value.name not in names]
+    types = {value.name: value for value in left}
+    for name in names.values():
+        if name in types:
+            types[name].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(left)
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:

@@ -136,6 +136,30 @@ def test_values_beyond_the_range():
     np.testing.assert_allclose(run(half, x), run(proto, x), rtol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("body", "keep", "casts"),
+    [
+        ("a = Mul(x, large) b = Mul(a, large) c = Mul(b, small) y = Mul(c, small)", "*", 0),
+        ("a = Mul(x, large) b = Mul(a, large) c = Mul(b, small) d = Mul(c, small) y = Relu(d)",
+         "abcd", 2),
+        ("a = Mul(x, large) b = Mul(a, small) c = Relu(b) d = Mul(b, small) y = Add(c, d)",
+         "abdy", 2),
+        ("a = Relu(x) b = Mul(a, large) c = Mul(b, small) y = Mul(c, small)", "bcy", 2),
+    ],
+)  # fmt: skip
+def test_between_nodes_that_stay_nothing_is_cast(body, keep, casts):
+    """Values between two of them may be beyond float16, and keep the model's names."""
+    proto = network(body, large=[1e4] * 4, small=[1e-4] * 4)
+    x = np.array([[100, -200, 300, -400]], np.float32)
+    names = [n.name for n in proto.graph.node if keep == "*" or n.output[0] in keep]
+    half, _, _ = convert.to_float16(network_copy(proto), names)
+    assert [node.op_type for node in half.graph.node].count("Cast") == casts
+    made = {name for node in half.graph.node for name in node.output}
+    assert {name for node in proto.graph.node for name in node.output} <= made
+    exact = {} if keep != "*" else {"rtol": 0}
+    np.testing.assert_allclose(run(half, x), run(proto, x), **{"rtol": 2e-3, **exact})
+
+
 def network_copy(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
