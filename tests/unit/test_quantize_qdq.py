@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from wherry.calibration import Calibration
+from wherry.quantize import weights
 from wherry.quantize.form import ONNXRUNTIME, TENSORRT
 from wherry.quantize.qdq import Scale, insert_qdq, quantise_weights, scale_of
 from wherry.quantize.weights import quantise_weight, weight_scales
@@ -445,3 +446,13 @@ def test_pools_that_onnx_runtime_computes_otherwise_stay_float(odd):
     proto = net.model(net.nodes[-1].output[0])
     made = insert_qdq(proto, calibrated(proto), ONNXRUNTIME)
     assert (net.nodes[-1].name in made.nodes) == (not odd)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((6, 4, 3, 3), 0), ((4, 6, 2, 2), 1), ((30, 6), 1)])
+def test_weights_are_rounded_by_blocks_of_channels(monkeypatch, shape, axis):
+    """Memory does not grow with the weights; what comes out is the same."""
+    values = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    scales = weight_scales(values, axis)
+    whole = quantise_weight(values, scales, axis)
+    monkeypatch.setattr(weights, "_BLOCK", 1)
+    np.testing.assert_array_equal(quantise_weight(values, scales, axis), whole)

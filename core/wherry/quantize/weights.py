@@ -19,6 +19,7 @@ MOST = 127
 LEAST_SCALE = 2.0**-60
 """Products of two are ordinary float32 numbers."""
 
+_BLOCK = 1 << 20  # weights that are worked on at a time, each in some 50 bytes
 _MOST_BIAS = float(2**29)  # steps; sums of products are added to it in 32 bits
 
 
@@ -55,21 +56,26 @@ def quantise_weight(
         axis: of the channels.
         most: the greatest whole number.
     """
-    shape = [1] * weights.ndim
-    shape[axis] = -1
-    real = weights.astype(np.float64) / scales.reshape(shape)
-    whole = np.clip(np.rint(real), -most, most)
+    channels = np.moveaxis(weights, axis, 0)
+    steps = np.broadcast_to(np.asarray(scales, np.float64).reshape(-1), (len(channels),))
+    stored = np.empty(channels.shape, np.int8)
     kernel = int(np.prod(weights.shape[2:]))
+    many = max(1, _BLOCK // max(1, channels[:1].size))
+    for start in range(0, len(channels), many):
+        block = slice(start, start + many)
+        stored[block] = _rounded(channels[block], steps[block], kernel, most)
+    return np.moveaxis(stored, 0, axis)
+
+
+def _rounded(channels: np.ndarray, steps: np.ndarray, kernel: int, most: int) -> np.ndarray:
+    """Whole numbers for some channels [channels, ...], a step each; kernels are behind."""
+    real = channels.reshape(len(channels), -1).astype(np.float64) / steps[:, None]
+    whole = np.clip(np.rint(real), -most, most)
     if kernel > 1:
-        errors = whole - real
-        turned = _turned(whole.reshape(-1, kernel), errors.reshape(-1, kernel), most)
-        whole -= turned.reshape(whole.shape)
-    rows = np.moveaxis(whole, axis, 0)
-    errors = np.moveaxis(whole - real, axis, 0)
-    turned = _turned(rows.reshape(len(rows), -1), errors.reshape(len(rows), -1), most)
-    whole -= np.moveaxis(turned.reshape(rows.shape), 0, axis)
-    stored: np.ndarray = whole.astype(np.int8)
-    return stored
+        errors = (whole - real).reshape(-1, kernel)
+        whole -= _turned(whole.reshape(-1, kernel), errors, most).reshape(whole.shape)
+    whole -= _turned(whole, whole - real, most)
+    return whole.reshape(channels.shape)
 
 
 def _turned(whole: np.ndarray, errors: np.ndarray, most: int) -> np.ndarray:
