@@ -26,6 +26,7 @@ _MODES = {
 UNWANTED = ["WeightBiasQuantization"]
 _CPU_INFO = Path("/proc/cpuinfo")
 _CPU = "CPUExecutionProvider"
+_CONVOLUTIONS = {"Conv", "FusedConv"}
 # What ONNX Runtime adds to a name where it casts, changes the layout, or makes it another's.
 _ADDED = re.compile(
     r"^InsertedPrecisionFreeCast_|_nchwc$|_new_reshape$|_token_\d+(?=_new_reshape$|$)|/duplicated"
@@ -115,6 +116,7 @@ def layer_times(
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     ]
     _know_unnamed(known, kernels, layers)
+    _know_fused(known, kernels, layers)
     started = [event["ts"] for event in sorted(events, key=_start) if event["name"] == "model_run"]
     started = started[-runs:]
     times: dict[str, list[int]] = {}
@@ -158,6 +160,28 @@ def _know_unnamed(
         own = [name for name in own if name not in timed]
         if len(own) == len(names):
             known.update(zip(names, own))  # noqa: B905 -- Python 3.8 has no strict
+
+
+def _know_fused(
+    known: dict[str, str],
+    kernels: list[tuple[str, dict[str, Any]]],
+    layers: list[dict[str, Any]],
+) -> None:
+    """Enter convolutions that took the name of the activation which they do too.
+
+    In another layout ONNX Runtime fuses what the artifact has as two layers, and names the kernel
+    after what it gives. Its time is the convolution's, which has no other.
+    """
+    places = {layer["name"]: place for place, layer in enumerate(layers)}
+    timed = {_owner(known, name) for name, _ in kernels}
+    for name, event in kernels:
+        place = places.get(_owner(known, name), 0)
+        is_one = event.get("args", {}).get("op_name", "") in _CONVOLUTIONS
+        if not is_one or layers[place]["type"] in _CONVOLUTIONS:
+            continue
+        before = [layer for layer in layers[:place] if layer["type"] in _CONVOLUTIONS]
+        if before and before[-1]["name"] not in timed:
+            known[name] = before[-1]["name"]
 
 
 def _start(event: dict[str, Any]) -> int:

@@ -244,6 +244,21 @@ def test_times_of_any_rewrite_are_told_by_name():
     }
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_fused_convolution_has_its_own_time_and_not_its_activation(alone):
+    layers = [
+        {"name": "/c", "type": "Conv", "nodes": ["/c"], "outputs": {"c": "c"}},
+        {"name": "/r", "type": "Relu", "nodes": ["/r"], "outputs": {"r": "r"}},
+    ]
+    names = [("r_nchwc", "Conv"), *([("/c", "Conv")] if alone else [])]
+    events = [{"cat": "Session", "name": "model_run", "ts": 0}] + [
+        {"cat": "Node", "name": f"{name}_kernel_time", "ts": 1, "dur": 5, "args": {"op_name": kind}}
+        for name, kind in names
+    ]
+    expected = {"/c": [5_000], "/r": [5_000]} if alone else {"/c": [5_000]}
+    assert runner.layer_times(events, layers, 1) == expected
+
+
 @pytest.mark.parametrize(("kernels", "owners"), [(2, {"/c", "/d"}), (3, {"QLinearConv"})])
 def test_kernels_without_a_name_are_matched_in_their_order_or_not_at_all(kernels, owners):
     """ONNX Runtime 1.19 names convolutions in another layout after their operator alone."""
