@@ -1,4 +1,4 @@
-"""A runner whose runtime the board's owner has installed: the tool ``multiplier``, a file of a number.
+"""A runner whose runtime the owner of the board has installed: the tool ``multiplier``, a number.
 
 It prepares a folder of its own, and times itself where its options say so.
 """
