@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,15 @@ class Interpreter:
         self.network = network
         self.free_order = NHWC if network.quantised else NCHW
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs and outputs of four axes lie in NCHW."""
+    def run(
+        self, inputs: dict[str, np.ndarray], rows: dict[str, tuple[str, list[float]]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Inputs and outputs of four axes lie in NCHW.
+
+        Args:
+            inputs: by name.
+            rows: operation to its type and the milliseconds that it took, to be added to.
+        """
         tensors: dict[str, Tensor] = {}
         for info in self.network.inputs:
             values = inputs[info.name].astype(np.float32)
@@ -256,7 +264,11 @@ class Interpreter:
             check(info.data_format == (NHWC if order else NONE), "format of", info.name)
             tensors[info.name] = Tensor(values, order).in_order(self.free_order)
         for op in self.network.operations:
+            begun = time.perf_counter()
             self._run(op, tensors)
+            if rows is not None:
+                times = rows.setdefault(op.name, (op.type, []))[1]
+                times.append((time.perf_counter() - begun) * 1e3)
         return {
             info.name: tensors[info.name].in_order(NCHW).values for info in self.network.outputs
         }
