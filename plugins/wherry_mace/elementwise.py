@@ -24,7 +24,7 @@ def activate(t: Translator, node: Node, x: str, output: str, word: str, **about:
     more = _free(t, output)
     t.add(
         "Activation", node, [x], output, [t.shape(output)], free=bool(more),
-        activation=word, **about, **more,
+        activation=word, about={**about, **more},
     )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def scalar(
     more = _free(t, output)
     t.add(
         "Eltwise", node, [x], output, [t.shape(output)], free=bool(more),
-        type=kind, scalar_input=float(number), scalar_input_index=index, **more,
+        type=kind, scalar_input=float(number), scalar_input_index=index, about=more,
     )  # fmt: skip
 
 
@@ -121,11 +121,11 @@ def _prelu(t: Translator, node: Node) -> None:
     inputs = [x, t.constant(f"{node.inputs[1]}/slopes", values)]
     about: dict[str, Value] = {"activation": "PRELU", "has_data_format": 1}
     if len(shape) == 4:
-        t.add("Activation", node, inputs, node.outputs[0], free=True, **about)
+        t.add("Activation", node, inputs, node.outputs[0], free=True, about=about)
         return
     picture = (*shape, *[1] * (4 - len(shape)))
     inputs[0] = t.reshaped(node, x, picture)
-    made = t.part("Activation", node, inputs, picture, free=True, **about)
+    made = t.part("Activation", node, inputs, picture, free=True, about=about)
     t.bounds[made] = node.outputs[0]
     t.reshape_to(node, made, node.outputs[0])
 
@@ -148,7 +148,7 @@ def _clip(t: Translator, node: Node) -> None:
         more = _free(t, output)
         t.add(
             "Eltwise", node, [x], output, free=bool(more),
-            type=CLIP, coeff=[low, high], **more,
+            type=CLIP, coeff=[low, high], about=more,
         )  # fmt: skip
     else:
         raise RefusedError("A Clip whose bounds meet is a constant: write it as one.")
@@ -183,7 +183,7 @@ def _two(t: Translator, node: Node, x: str, y: str, output: str, kind: int) -> N
     computed = values[0] is None and values[1] is None
     if computed and shapes == (shape, shape):
         more = _free(t, output)
-        t.add("Eltwise", node, [x, y], output, [shape], free=bool(more), type=kind, **more)
+        t.add("Eltwise", node, [x, y], output, [shape], free=bool(more), type=kind, about=more)
         return
     # MACE aligns the front of tensors of 2 and 3 axes with one of 4: give both the same number.
     pair = []
@@ -247,9 +247,9 @@ def _instance_norm(t: Translator, node: Node) -> None:
     ]
     about = {"epsilon": float(node.about.get("epsilon", 1e-5)), "affine": 1}
     if len(shape) == 4:
-        t.add("InstanceNorm", node, inputs, output, free=True, **about)
+        t.add("InstanceNorm", node, inputs, output, free=True, about=about)
         return
-    made = t.part("InstanceNorm", node, inputs, picture, free=True, **about)
+    made = t.part("InstanceNorm", node, inputs, picture, free=True, about=about)
     t.reshape_to(node, made, output)
 
 

@@ -1,8 +1,8 @@
 """MACE's model files: ``.pb``, the network, and ``.data``, its weights.
 
 ``.pb`` is a MultiNetDef (proto2, package mace; the fields below are those of MACE's
-``mace/proto/mace.proto``, of which only what is written here is named). ``.data`` is the weights one
-after the other as raw little-endian arrays; each but those of 8 bits begins at a multiple of 4.
+``mace/proto/mace.proto``, of which only what is written here is named). ``.data`` is the weights
+one after the other as raw little-endian arrays; each but those of 8 bits begins at a multiple of 4.
 
 MACE decides at load time in which order a tensor's axes lie: NCHW on a CPU in float, NHWC on a GPU
 and where the network is quantised. An operation says in its argument ``data_format`` whether it
@@ -148,6 +148,7 @@ class Op:
         nodes: of the normal form, that it does; empty: it is wherry's own.
         kind: ``FLOAT`` or ``UINT8``.
         quantisations: of the outputs, where they are whole numbers.
+        stands_for: the model's tensor that its one output is, where that has another name here.
     """
 
     type: str
@@ -160,6 +161,7 @@ class Op:
     nodes: tuple[str, ...] = ()
     kind: int = FLOAT
     quantisations: tuple[Quantisation, ...] = ()
+    stands_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,11 @@ def classes() -> dict[str, Any]:
 def nhwc(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape of four axes in the order NHWC; others as they are."""
     return tuple(shape[axis] for axis in (0, 2, 3, 1)) if len(shape) == 4 else tuple(shape)
+
+
+def nchw(shape: Sequence[int]) -> tuple[int, ...]:
+    """The inverse of `nhwc`."""
+    return tuple(shape[axis] for axis in (0, 3, 1, 2)) if len(shape) == 4 else tuple(shape)
 
 
 def write(net: Net, name: str, *, half: bool, runtime: str) -> tuple[bytes, bytes]:
@@ -283,7 +290,7 @@ def _add_arguments(message: Any, values: Mapping[str, Value]) -> None:
         elif value and isinstance(value[0], float):
             argument.floats.extend(value)
         else:
-            argument.ints.extend(value)  # type: ignore[arg-type] # whole numbers, see above
+            argument.ints.extend(value)
 
 
 def _add_constants(definition: Any, constants: Mapping[str, Constant], *, half: bool) -> bytes:

@@ -13,6 +13,7 @@ from wherry_mace.translate import EXPANDED, Handler, Translator
 if TYPE_CHECKING:
     import onnx
 
+    from wherry.model import Model
     from wherry.operators import Asking
 
 HANDLERS: Mapping[str, Handler] = {
@@ -29,7 +30,8 @@ PARTLY: Mapping[str, str] = {
     "CastLike": "Only to and from what is float32 after all.",
     "Conv": "Not over three dimensions, with a stride and a dilation in one axis, or with computed "
     "weights.",
-    "ConvTranspose": "Not over three dimensions, dilated, or with output_padding beyond the kernel.",
+    "ConvTranspose": "Not over three dimensions, dilated, or with output_padding beyond the "
+    "kernel.",
     "Gather": "Only neighbours that are known in advance.",
     "Gemm": "Only with weights that are known in advance.",
     "InstanceNormalization": "Only of pictures.",
@@ -50,9 +52,9 @@ NORMALISED = ("Cast", "CastLike", "Constant")
 """Operators that the normal form takes out, in the forms that can be."""
 
 
-def translated(proto: onnx.ModelProto) -> Translator:
-    """The walk over a normal form; what it refused is in it."""
-    translator = Translator(proto, HANDLERS)
+def translated(proto: onnx.ModelProto, *, whole: bool = False) -> Translator:
+    """The walk over a normal form, for 8 bits or not; what it refused is in it."""
+    translator = Translator(proto, HANDLERS, whole=whole)
     translator.run()
     return translator
 
@@ -76,6 +78,11 @@ def counted(
         Unsupported(kind, len(set(nodes)), nodes[0], remedy)
         for (kind, remedy), nodes in counts.items()
     )
+
+
+def kinds(model: Model) -> dict[str, str]:
+    """Nodes of a model to their operators."""
+    return {name: kind for kind, names in model.operators().items() for name in names}
 
 
 def operators(tools: Asking) -> Mapping[str, Support]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from wherry.artifact import Artifact, Binding, Layer
 from wherry.errors import UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.normalise import preview
@@ -18,27 +17,35 @@ from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Unsupported, convert_option
-from wherry_mace import deployment, operators
-from wherry_mace.format import Net, write
-from wherry_mace.translate import ALSO, rename
+from wherry_mace import operators, writing
+from wherry_mace.translate import ALSO
 
 if TYPE_CHECKING:
+    from wherry.artifact import Artifact
     from wherry.calibration import Calibration
     from wherry.context import StepContext
-    from wherry.model import Model, TensorSpec
-    from wherry.normalise import Normalised
+    from wherry.model import Model
     from wherry.target import Target
 
 HERE = Path(__file__).parent
-MODEL = "model"
 REPORT = "Report this to wherry, with the model if you can."
 
 
 class MaceOptions(RuntimeOptions):
-    """MACE's options; ``runtime`` alone changes the artifact."""
+    """MACE's options; ``runtime`` and those of the converter change the artifact."""
 
     runtime: Literal["cpu", "gpu"] = convert_option(
         "cpu", description="where MACE computes: on the CPU, or on the GPU by OpenCL"
+    )
+    converter: Literal["own", "checkout"] = convert_option(
+        "own", description="who writes the model: wherry, or the converter of a MACE checkout"
+    )
+    checkout: str = convert_option(
+        "", description="with converter checkout: the folder of MACE's sources on this machine"
+    )
+    checkout_python: str = convert_option(
+        "python3",
+        description="with converter checkout: the interpreter of the environment for MACE's tools",
     )
     affinity: Literal["none", "big", "little"] = Field(
         default="none", description="which cores of a big.LITTLE processor to use"
@@ -84,17 +91,20 @@ def wherry_backends() -> Iterable[Backend]:
     yield Backend(
         name="mace",
         description="MACE, for phones and ARM boards; runs in the mace_run of the board's owner",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         options=MaceOptions,
         runner=HERE / "runner.py",
         runtime=RUNTIMES,
         converter=None,
         artifact_format="mace",
         convert_files=(*sorted(HERE.glob("*.py")), *QUANTIZE),
+        calibrated=frozenset({"int8"}),
+        mixed=frozenset({"int8"}),
         refusals={
             "bf16": "MACE's bf16 is no more exact than its fp16, and no smaller: ask for fp16."
         },
         preflight=preflight,
+        expose=writing.expose,
         operators=operators.operators,
         tools={"mace_run": ()},
         prepare_s=60.0,
@@ -102,7 +112,12 @@ def wherry_backends() -> Iterable[Backend]:
 
 
 def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
-    """What the converter would refuse; see `wherry_mace.translate`."""
+    """What the converter would refuse; see `wherry_mace.translate`.
+
+    What the converter of a checkout takes, it says itself.
+    """
+    if target.options.model_dump()["converter"] == "checkout":
+        return ()
     return _refusals(model, quantised=target.precision == "int8" and is_quantised(model))
 
 
@@ -110,7 +125,9 @@ def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
 def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
     if not quantised:
         proto, sources = preview(model, ALSO)
-        return operators.counted(operators.translated(proto).refused, sources, _kinds(model))
+        return operators.counted(
+            operators.translated(proto).refused, sources, operators.kinds(model)
+        )
     with tempfile.TemporaryDirectory() as folder:
         try:
             made, _ = float_model(model, Path(folder))
@@ -120,55 +137,9 @@ def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
         return _refusals(made, quantised=False)
 
 
-def _kinds(model: Model) -> dict[str, str]:
-    """Nodes to their operators."""
-    return {name: kind for kind, names in model.operators().items() for name in names}
-
-
 @hookimpl
 def wherry_convert(
     model: Model, target: Target, calibration: Calibration | None, context: StepContext
 ) -> Artifact:
     """``model.pb`` and ``model.data``; raises `UnsupportedError` for what MACE cannot do."""
-    normal = context.normalised(model, ALSO)
-    walk = operators.translated(normal.model.proto())
-    for found in operators.counted(walk.refused, normal.nodes, _kinds(model)):
-        raise UnsupportedError(
-            f"MACE cannot take {found.op_type}", where=f"node {found.node}", remedy=found.remedy
-        )
-    net, names = rename(walk.net())
-    half, options = target.precision == "fp16", target.options.model_dump()
-    definition, data = write(net, MODEL, half=half, runtime=options["runtime"])
-    (context.output / f"{MODEL}.pb").write_bytes(definition)
-    (context.output / f"{MODEL}.data").write_bytes(data)
-    artifact = Artifact.from_directory(
-        context.output,
-        backend=target.backend,
-        precision=target.precision,
-        format="mace",
-        inputs=tuple(_binding(spec, names) for spec in model.inputs),
-        outputs=tuple(_binding(spec, names) for spec in model.outputs),
-        provenance={"tool": "wherry's own writer of MACE's format", "ops": len(net.ops)},
-        layers=_layers(net, normal, target.precision, {new: old for old, new in names.items()}),
-    )
-    # Beside the artifact and not of it: MACE's own tools read them, a board does not.
-    deployment.write(context.output, model, target, calibration)
-    return artifact
-
-
-def _binding(spec: TensorSpec, names: dict[str, str]) -> Binding:
-    return Binding(spec.name, names[spec.name], "float32", spec.static_shape)
-
-
-def _layers(
-    net: Net, normal: Normalised, precision: str, onnx_names: dict[str, str]
-) -> tuple[Layer, ...]:
-    """The operations, by the model's own nodes and tensors."""
-    graph = normal.model.proto().graph
-    made = {name for node in graph.node for name in node.output if name}
-    layers = []
-    for op in net.ops:
-        outputs = {onnx_names.get(name, name): name for name in op.outputs}
-        outputs = {name: mine for name, mine in outputs.items() if name in made}
-        layers.append(Layer(op.name, op.type, normal.originals(op.nodes), outputs, precision))
-    return tuple(layers)
+    return writing.convert(model, target, calibration, context)

@@ -3,8 +3,8 @@
 For samples one mace_run runs as long as the runner does: its ``--input_dir`` takes one file after
 the other from a folder, and here the files are named pipes, so that it waits in each for the next
 sample and its engine is made once. (It reads the folder's names in the order in which any program
-does.) For times it is started anew, with ``--restart_round``: it tells only the average of ``--round``
-inferences, but once for each engine that it makes.
+does.) For times it is started anew, with ``--restart_round``: it tells only the average of
+``--round`` inferences, but once for each engine that it makes.
 
 mace_run tries for ever where an engine cannot be made: whatever it says of an error ends it, and so
 does a limit of time. What it says is read by a terminal of its own, for it keeps its lines back
@@ -13,6 +13,7 @@ where it writes to a file. It ends when we do, however that comes about.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -332,7 +333,7 @@ class Stream:
         self._in, self._out = folders
         # The order in which it will meet them: a folder tells its names to all alike.
         first = file_name(inputs[0]["runtime"]) + "."
-        names = [name for name in os.listdir(self._in) if name.startswith(first)]
+        names = [path.name for path in self._in.iterdir() if path.name.startswith(first)]
         self._order = [name[len(first) :] for name in names]
         self.process = Process([*argv, f"--input_dir={self._in}", f"--output_dir={self._out}"])
 
@@ -373,7 +374,7 @@ class Stream:
             self.process.pump(limit, pause=pause)
             pause = min(2 * pause, 2e-3)
         try:
-            data = memoryview(np.ascontiguousarray(array)).cast("B")
+            data = memoryview(array.tobytes())
             while data:
                 self.process.pump(limit, pipe, select.POLLOUT)
                 try:
@@ -485,10 +486,8 @@ class Process:
     def end(self) -> None:
         """Kill it where it still runs."""
         if self._process.poll() is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it ended meanwhile
-                pass
         self._process.wait()
         if self._terminal >= 0:
             os.close(self._terminal)

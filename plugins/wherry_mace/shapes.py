@@ -28,7 +28,34 @@ _MOST_AXES = 4  # of MACE's Transpose
 
 
 def _reshape(t: Translator, node: Node) -> None:
+    """A new shape; with a Transpose and another one behind it perhaps a shuffle of channels."""
+    found = _shuffle(t, node)
+    if found is not None:
+        nodes, groups = found
+        t.done.update(each.name for each in nodes[1:])
+        t.add(
+            "ChannelShuffle", nodes, [node.inputs[0]], nodes[-1].outputs[0], free=True,
+            group=groups, has_data_format=1,
+        )  # fmt: skip
+        return
     t.reshape_to(node, node.inputs[0], node.outputs[0])
+
+
+def _shuffle(t: Translator, node: Node) -> tuple[list[Node], int] | None:
+    """[n, groups * k, h, w] by way of [n, groups, k, h, w] and [n, k, groups, h, w]."""
+    shape, split = t.shape(node.inputs[0]), t.shape(node.outputs[0])
+    if len(shape) != 4 or len(split) != 5 or t.value(node.inputs[0]) is not None:
+        return None
+    batch, groups, each, *picture = split
+    if (batch, groups * each, *picture) != shape:
+        return None
+    turn = t.taker(node.outputs[0])
+    if turn is None or turn.kind != "Transpose" or turn.about.get("perm") != [0, 2, 1, 3, 4]:
+        return None
+    back = t.taker(turn.outputs[0])
+    if back is None or back.kind != "Reshape" or t.shape(back.outputs[0]) != shape:
+        return None
+    return [node, turn, back], groups
 
 
 def _transpose(t: Translator, node: Node) -> None:
@@ -234,9 +261,9 @@ def _norm(t: Translator, node: Node) -> None:
     more: dict[str, Value] = {"has_data_format": 1} if len(shape) == 4 else {}
     free = bool(more)
     if node.kind == "ReduceL1":
-        inner = t.part("Eltwise", node, [x], shape, free=free, type=ABS, **more)
+        inner = t.part("Eltwise", node, [x], shape, free=free, type=ABS, about=more)
     else:
-        inner = t.part("Eltwise", node, [x, x], shape, free=free, type=PROD, **more)
+        inner = t.part("Eltwise", node, [x, x], shape, free=free, type=PROD, about=more)
     t.shapes[inner] = shape
     total = node.outputs[0]
     if node.kind == "ReduceL2":
@@ -255,15 +282,15 @@ def _softmax(t: Translator, node: Node) -> None:
     axis = int(node.about.get("axis", -1 if t.opset >= 13 else 1)) % max(1, len(shape))
     about: dict[str, Value] = {"use_log": 1} if node.kind == "LogSoftmax" else {}
     if len(shape) == 4 and axis == 1:
-        t.add("Softmax", node, [x], output, free=True, axis=1, has_data_format=1, **about)
+        t.add("Softmax", node, [x], output, free=True, axis=1, has_data_format=1, about=about)
         return
     if axis == len(shape) - 1 and len(shape) > 1:
-        t.add("Softmax", node, [x], output, axis=axis, **about)
+        t.add("Softmax", node, [x], output, axis=axis, about=about)
         return
     count, after = shape[axis], math.prod(shape[axis + 1 :])
     rows = (math.prod(shape[:axis]), count, after)
     inner = transposed(t, node, t.reshaped(node, x, rows), rows, [0, 2, 1])
-    made = t.part("Softmax", node, [inner], (rows[0], after, count), axis=2, **about)
+    made = t.part("Softmax", node, [inner], (rows[0], after, count), axis=2, about=about)
     back = transposed(t, node, made, (rows[0], after, count), [0, 2, 1])
     t.reshape_to(node, back, output)
 
@@ -312,7 +339,7 @@ def _resize(t: Translator, node: Node) -> None:
         raise RefusedError("MACE resizes to the nearest or linearly here.")
     t.add(
         kind, node, [node.inputs[0]], node.outputs[0], free=True,
-        coordinate_transformation_mode=number, align_corners=corners, **size,
+        coordinate_transformation_mode=number, align_corners=corners, about=size,
     )  # fmt: skip
 
 
@@ -331,7 +358,7 @@ def _check_scales(t: Translator, node: Node, shape: Sequence[int], made: Sequenc
 def nearest(
     lengths: Sequence[int], sizes: Sequence[int], way: str, rounding: str
 ) -> tuple[int, int] | None:
-    """MACE's (coordinate mode, align_corners) that take the same pixels as ONNX's; None: none do."""
+    """MACE's (coordinate mode, align_corners) that take the same pixels as ONNX; None: none."""
     wanted = [
         _pixels(length, size, way, rounding) for length, size in zip(lengths, sizes, strict=True)
     ]
@@ -356,7 +383,7 @@ def _mace_pixels(length: int, size: int, mode: int, corners: int) -> list[int]:
         places = places + np.float32(0.5)
     places = places * scale
     whole = np.floor(places + np.float32(0.5)) if corners else np.floor(places)
-    return np.minimum(whole, length - 1).astype(int).tolist()
+    return [int(pixel) for pixel in np.minimum(whole, length - 1)]
 
 
 def _pixels(length: int, size: int, way: str, rounding: str) -> list[int]:

@@ -30,6 +30,8 @@ EXPANDED = (
 ALSO = ("pairs", f"opset {NEWEST_OPSET}", *(f"expand {kind}" for kind in EXPANDED))
 """What MACE wants of `wherry.normalise` besides."""
 
+SAFE = re.compile(r"[A-Za-z0-9_./:\-]+")
+"""Names that mace_run's flags can tell."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./:\-]")
 _OTHER = "Use another backend for it, or end the network before it."
 _FLOAT = "MACE computes in float32: give and take tensors of that type alone."
@@ -59,6 +61,7 @@ class Node:
 
     @classmethod
     def of(cls, node: onnx.NodeProto) -> Node:
+        """A node of a graph."""
         domain = "" if node.domain in STANDARD else f"{node.domain}::"
         return cls(
             domain + node.op_type,
@@ -78,8 +81,10 @@ class Translator:
     Args:
         proto: the normal form of a model (`ALSO`).
         handlers: operator to what writes it.
+        whole: for 8 bits: no operation does more than they can.
 
     Attributes:
+        whole: see above.
         graph: shapes, constants, makers and takers.
         nodes: in order.
         ops: written so far.
@@ -90,7 +95,10 @@ class Translator:
         bounds: tensors of wherry's own to those of the model whose range holds theirs.
     """
 
-    def __init__(self, proto: onnx.ModelProto, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, proto: onnx.ModelProto, handlers: Mapping[str, Handler], *, whole: bool = False
+    ) -> None:
+        self.whole = whole
         self.graph = Graph(proto, {})
         self.nodes = [Node.of(node) for node in proto.graph.node]
         self.ops: list[Op] = []
@@ -186,6 +194,7 @@ class Translator:
         shapes: Sequence[Sequence[int]] | None = None,
         *,
         free: bool = False,
+        about: Mapping[str, Value] | None = None,
         **arguments: Value,
     ) -> None:
         """Write an operation.
@@ -197,6 +206,7 @@ class Translator:
             outputs: likewise.
             shapes: of the outputs, in ONNX's order; None: as the model says.
             free: see `Op`.
+            about: more of them.
             arguments: see `Op`.
         """
         nodes = (nodes,) if isinstance(nodes, Node) else tuple(nodes)
@@ -211,7 +221,7 @@ class Translator:
         self.ops.append(
             Op(
                 kind, self._op_name(nodes[-1].name), tuple(inputs), outputs, sizes,
-                arguments, free, tuple(node.name for node in nodes),
+                {**arguments, **(about or {})}, free, tuple(node.name for node in nodes),
             )
         )  # fmt: skip
 
@@ -223,11 +233,12 @@ class Translator:
         shape: Sequence[int],
         *,
         free: bool = False,
+        about: Mapping[str, Value] | None = None,
         **arguments: Value,
     ) -> str:
         """Write an operation that is a part of a node; its result's name."""
         name = self.graph.fresh(f"{node.outputs[0]}/{kind.lower()}")
-        self.add(kind, node, inputs, name, [shape], free=free, **arguments)
+        self.add(kind, node, inputs, name, [shape], free=free, about=about, **arguments)
         return name
 
     def constant(self, text: str, values: np.ndarray) -> str:

@@ -2,16 +2,17 @@
 
 MACE knows the padding of both ends of an axis as one sum, of which it puts the smaller half in
 front. Where ONNX wants another split, an equal one is looked for (what lies beyond a picture is
-nothing for both, so that only the padding in front and the size of the result count); where there is
-none, an explicit Pad comes before.
+nothing for both, so that only the padding in front and the size of the result count); where there
+is none, an explicit Pad comes before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from wherry_mace.format import Value
 from wherry_mace.translate import Handler, Node, RefusedError, Translator
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def activation(t: Translator, name: str) -> tuple[Node, dict[str, str | float]] 
             return None
         return node, {"activation": "RELUX", "max_limit": float(bounds[1])}
     word = FUSED.get(node.kind)
-    if word is None:
+    if word is None or (t.whole and word != "RELU"):
         return None
     about: dict[str, str | float] = {"activation": word}
     if node.kind == "LeakyRelu":
@@ -75,7 +76,7 @@ def padding(
     begins: Sequence[int],
     modes: Sequence[int] = (FLOOR,),
 ) -> tuple[list[int], int] | None:
-    """MACE's sums of the padding and its rounding, that are the same as ONNX's; None: there are none.
+    """MACE's sums of the padding and its rounding that are the same as ONNX's; None: none are.
 
     Args:
         lengths: of the axes, before.
@@ -188,7 +189,7 @@ def _weighted(
     bias: np.ndarray | None,
     groups: int,
     window: _Window,
-    about: dict[str, Sequence[int]],
+    about: Mapping[str, Sequence[int]],
 ) -> None:
     """Write a convolution [outputs, inputs of a group, h, w] with the activation behind it."""
     nodes, output, more = [node], node.outputs[0], {}
@@ -211,9 +212,9 @@ def _weighted(
             inputs.append(t.constant(f"{node.inputs[2]}/bias", bias.reshape(-1)))
         arguments = {"kernels": window.kernel, "group": groups, **about, **more}
         if not window.lifted:
-            t.add(kind, nodes, inputs, output, free=True, **arguments)
+            t.add(kind, nodes, inputs, output, free=True, about=arguments)
             return
-        made = t.part(kind, node, inputs, window.made, free=True, **arguments)
+        made = t.part(kind, node, inputs, window.made, free=True, about=arguments)
         t.bounds[made] = output
     if window.lifted:
         t.reshape_to(node, made, output)
@@ -227,10 +228,10 @@ def _grouped(
     bias: np.ndarray | None,
     groups: int,
     window: _Window,
-    about: dict[str, Sequence[int]],
+    about: Mapping[str, Sequence[int]],
 ) -> str:
     """MACE has no groups but depthwise ones."""
-    batch, channels, height, width = window.shape
+    batch, channels = window.shape[:2]
     parts = split(t, node, x, window.shape, 1, [channels // groups] * groups)
     count = weight.shape[0] // groups
     shape = (batch, count, *window.made[2:])
@@ -241,7 +242,7 @@ def _grouped(
         if bias is not None:
             inputs.append(t.constant(f"{node.inputs[2]}/{index}", bias.reshape(-1)[rows]))
         each = t.part(
-            "Conv2D", node, inputs, shape, free=True, kernels=window.kernel, group=1, **about
+            "Conv2D", node, inputs, shape, free=True, about=about, kernels=window.kernel, group=1
         )
         t.bounds[each] = node.outputs[0]
         made.append(each)
@@ -284,7 +285,7 @@ def add_split(
     about: dict[str, int] = {"has_data_format": 1} if free else {}
     t.add(
         "Split", node, inputs, names, shapes, free=free,
-        axis=NHWC_AXIS[axis] if free else axis, **about,
+        axis=NHWC_AXIS[axis] if free else axis, about=about,
     )  # fmt: skip
 
 
@@ -339,10 +340,10 @@ def conv_transpose(t: Translator, node: Node) -> None:
             inputs.append(t.constant(f"{node.inputs[2]}/{index}", values))
         last = groups == 1 and not cut and not window.lifted
         if last:
-            t.add("Deconv2D", node, inputs, node.outputs[0], free=True, **about)
+            t.add("Deconv2D", node, inputs, node.outputs[0], free=True, about=about)
             return
         each = (shape[0], count, *shape[2:])
-        made.append(t.part("Deconv2D", node, inputs, each, free=True, **about))
+        made.append(t.part("Deconv2D", node, inputs, each, free=True, about=about))
     joined = made[0]
     if groups > 1:
         joined = t.part("Concat", node, made, shape, free=True, axis=3, has_data_format=1)
@@ -415,7 +416,7 @@ def global_pool(t: Translator, node: Node) -> None:
     if len(shape) != 4:
         picture = (*shape[:2], int(math.prod(shape[2:])), 1)
         x = t.reshaped(node, x, picture)
-    about = {
+    about: dict[str, Value] = {
         "pooling_type": AVG if node.kind == "GlobalAveragePool" else MAX,
         "kernels": list(picture[2:]),
         "strides": [1, 1],
@@ -424,9 +425,9 @@ def global_pool(t: Translator, node: Node) -> None:
         "round_mode": FLOOR,
     }
     if len(shape) == 4:
-        t.add("Pooling", node, [x], node.outputs[0], free=True, **about)
+        t.add("Pooling", node, [x], node.outputs[0], free=True, about=about)
         return
-    made = t.part("Pooling", node, [x], (*shape[:2], 1, 1), free=True, **about)
+    made = t.part("Pooling", node, [x], (*shape[:2], 1, 1), free=True, about=about)
     t.bounds[made] = node.outputs[0]
     t.reshape_to(node, made, node.outputs[0])
 
@@ -434,7 +435,7 @@ def global_pool(t: Translator, node: Node) -> None:
 def _pooling(
     t: Translator, node: Node, x: str, window: _Window, kind: int, found: tuple[list[int], int]
 ) -> None:
-    about = {
+    about: dict[str, Value] = {
         "pooling_type": kind,
         "kernels": window.kernel,
         "strides": window.strides,
@@ -443,9 +444,9 @@ def _pooling(
         "round_mode": found[1],
     }
     if not window.lifted:
-        t.add("Pooling", node, [x], node.outputs[0], free=True, **about)
+        t.add("Pooling", node, [x], node.outputs[0], free=True, about=about)
         return
-    made = t.part("Pooling", node, [x], window.made, free=True, **about)
+    made = t.part("Pooling", node, [x], window.made, free=True, about=about)
     t.bounds[made] = node.outputs[0]
     t.reshape_to(node, made, node.outputs[0])
 

@@ -1,8 +1,8 @@
 """An independent reader of MACE's files: what a ``.pb`` and a ``.data`` compute, in numpy.
 
 Written from MACE's own description of its format (mace.proto) and of what its operations do on a
-CPU, and from nothing of wherry's. It is strict: an argument, an operation or a shape that MACE would
-not take is an error. Tensors of four axes carry the order that they lie in, as MACE's do; where an
+CPU, and from nothing of wherry's. It is strict: an argument, an operation or a shape that MACE
+would not take is an error. Tensors of four axes carry the order that they lie in, as MACE's do; where an
 operation wants another order, they are transposed, as MACE does.
 """
 
@@ -305,7 +305,9 @@ class Interpreter:
         if op.output_types:
             kind = op.output_types[index]
         whole = kind == 2
-        check(value.values.dtype == (np.uint8 if whole else np.float32), op.name, "gives another type")
+        check(
+            value.values.dtype == (np.uint8 if whole else np.float32), op.name, "gives another type"
+        )
         if whole:
             check(bool(op.quantised), op.name, "gives whole numbers without a scale")
             scale, zero = op.quantised[index]
@@ -685,7 +687,7 @@ def _strided_slice(call: _Call) -> list[Tensor]:
     check(x.ndim <= 5 and len(begin) == x.ndim, "axes of", call.op.name)
     mask, parts = call.arg("end_mask", 0), []
     for axis, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
-        check(0 <= first and (last > 0 or mask & 1 << axis or step < 0), "bounds")
+        check(first >= 0 and (last > 0 or mask & 1 << axis or step < 0), "bounds")
         parts.append(slice(first, None if mask & 1 << axis else last, step))
     made = x[tuple(parts)]
     check(made.size > 0, "an empty slice")

@@ -58,7 +58,9 @@ def parse(arguments):
     for text in arguments:
         matched = re.fullmatch(r"--?([a-z_]+)(?:=(.*))?", text)
         if not matched or matched[1] not in FLAGS:
-            sys.stderr.write(f"ERROR: unknown command line flag '{text.lstrip('-').split('=')[0]}'\n")
+            sys.stderr.write(
+                f"ERROR: unknown command line flag '{text.lstrip('-').split('=')[0]}'\n"
+            )
             sys.exit(1)
         name, value = matched[1], matched[2]
         kind = type(FLAGS[name])
@@ -153,7 +155,7 @@ def folder(flags, inputs, outputs):
     for name, shape, order in zip(inputs.names, inputs.shapes, inputs.orders, strict=True):
         read(f"{flags['input_file']}_{file_name(name)}", shape, order)
     first, count = file_name(inputs.names[0]), 0
-    for entry in os.listdir(flags["input_dir"]):
+    for entry in [path.name for path in Path(flags["input_dir"]).iterdir()]:
         if not entry.startswith(first):
             continue
         count, ending = count + 1, entry[len(first) :]
@@ -236,7 +238,10 @@ def main():
     inputs, outputs = flags["input_node"].split(","), flags["output_node"].split(",")
     sizes = len(shapes(flags["input_shape"])), len(shapes(flags["output_shape"]))
     if (len(inputs), len(outputs)) != sizes:
-        log("inputs' names do not match inputs' shapes or outputs' names do not match outputs' shapes")
+        log(
+            "inputs' names do not match inputs' shapes "
+            "or outputs' names do not match outputs' shapes"
+        )
         return
     sides = Side(flags, "input"), Side(flags, "output")
     for _ in range(flags["restart_round"]):
