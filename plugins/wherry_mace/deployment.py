@@ -109,12 +109,15 @@ def _side(side: str, specs: Sequence[TensorSpec]) -> dict[str, list[str]]:
 
 
 def range_text(ranges: Mapping[str, tuple[float, float]], tensors: Sequence[str] = ()) -> str:
-    """MACE's range file: ``NAME@@LEAST,GREATEST`` a line; names with ``@@`` have no place in it."""
+    """MACE's range file: ``NAME@@LEAST,GREATEST`` a line; others than those have no place in it.
+
+    MACE divides a line at its first ``@@``, so that a name may not hold one, nor end like it.
+    """
     wanted = tensors or list(ranges)
     lines = [
         f"{name}@@{ranges[name][0]:.9g},{ranges[name][1]:.9g}"
         for name in wanted
-        if name in ranges and "@@" not in name and "\n" not in name
+        if name in ranges and "@@" not in f"{name}@" and not {"\n", "\r"} & set(name)
     ]
     return "".join(f"{line}\n" for line in lines)
 

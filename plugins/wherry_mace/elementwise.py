@@ -106,6 +106,14 @@ def _swish(t: Translator, node: Node) -> None:
     _two(t, node, x, gate, node.outputs[0], PROD)
 
 
+def _softsign(t: Translator, node: Node) -> None:
+    """``x / (1 + |x|)``."""
+    x, size, below = node.inputs[0], _part(t, node, "size"), _part(t, node, "below")
+    scalar(t, node, x, size, ABS)
+    scalar(t, node, size, below, SUM, 1.0)
+    _two(t, node, x, below, node.outputs[0], DIV)
+
+
 def _prelu(t: Translator, node: Node) -> None:
     """A slope for each channel of a picture."""
     import numpy as np
@@ -290,6 +298,7 @@ HANDLERS: dict[str, Handler] = {
     "Selu": _selu,
     "Sigmoid": _plain("SIGMOID"),
     "Sign": _unary(SIGN),
+    "Softsign": _softsign,
     "Sqrt": _unary(POW, 0.5),
     "Sub": _binary(SUB),
     "Sum": _binary(SUM),

@@ -26,7 +26,7 @@ HANDLERS: Mapping[str, Handler] = {
 PARTLY: Mapping[str, str] = {
     "AveragePool": "Not dilated, over three dimensions, or with more padding in front than behind "
     "that is not counted.",
-    "Cast": "Only to and from what is float32 after all.",
+    "Cast": "Only to and from what is float32 after all, and of inputs.",
     "CastLike": "Only to and from what is float32 after all.",
     "Conv": "Not over three dimensions, with a stride and a dilation in one axis, or with computed "
     "weights.",
@@ -48,7 +48,7 @@ PARTLY: Mapping[str, str] = {
 }
 """What the pre-flight refuses of an operator, in words."""
 
-NORMALISED = ("Cast", "CastLike", "Constant")
+NORMALISED = ("CastLike", "Constant")
 """Operators that the normal form takes out, in the forms that can be."""
 
 

@@ -104,6 +104,13 @@ def transposed(
     return output
 
 
+def _cast(t: Translator, node: Node) -> None:
+    """Of an input, which is given as float32; the normal form has no other that does nothing."""
+    if not t.is_cast_outside(node.inputs[0]):
+        raise RefusedError("MACE computes in float32: do without a cast to another type.")
+    t.reshape_to(node, node.inputs[0], node.outputs[0])
+
+
 def _concat(t: Translator, node: Node) -> None:
     shape = t.shape(node.outputs[0])
     axis = int(node.about.get("axis", 1)) % len(shape)
@@ -420,6 +427,7 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("LogSoftmax", "Softmax"), _softmax),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
     **dict.fromkeys(("Expand", "Tile"), _expand),
+    "Cast": _cast,
     "Concat": _concat,
     "Gather": _gather,
     "Gemm": _gemm,

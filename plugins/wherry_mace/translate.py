@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NEWEST_OPSET = 26
 EXPANDED = (
     "Celu", "GroupNormalization", "LayerNormalization", "MeanVarianceNormalization",
-    "RMSNormalization", "Softsign",
+    "RMSNormalization",
 )  # fmt: skip
 """Operators that are written with others, as ONNX defines them."""
 ALSO = ("pairs", f"opset {NEWEST_OPSET}", *(f"expand {kind}" for kind in EXPANDED))
@@ -299,10 +299,21 @@ class Translator:
         used |= set(node.outputs[1:]) & self.graph.kept
         if used and node.kind != "Split":
             raise RefusedError("MACE gives its first output alone: do without the others.")
+        if node.kind == "Cast" and self.is_cast_outside(node.inputs[0]):
+            return
         computed = [name for name in node.inputs if name and name not in self.graph.constants]
         for name in (*computed, node.outputs[0]):
             if self.graph.kind(name) != TensorProto.FLOAT:
                 raise RefusedError(_FLOAT)
+
+    def is_cast_outside(self, name: str) -> bool:
+        """An input with which nothing is done but to cast it to float32: that is done before."""
+        from onnx import TensorProto
+
+        if name not in {value.name for value in self._inputs()} or name in self.graph.kept:
+            return False
+        takers = [Node.of(node) for node in self.graph.takers.get(name, [])]
+        return all(node.kind == "Cast" and node.about["to"] == TensorProto.FLOAT for node in takers)
 
     def _tensors(self) -> Iterator[Unsupported]:
         """What is wrong with inputs and outputs."""
@@ -315,7 +326,7 @@ class Translator:
             node = whose.get(name)
             operator, where = (node.kind, node.name) if node else ("no node", name)
             kind = TensorProto.DataType.Name(graph.kind(name)).lower()
-            if kind != "float":
+            if kind != "float" and not self.is_cast_outside(name):
                 yield Unsupported(f"input of type {kind} of {operator}", 1, where, _FLOAT)
             elif not graph.shape(name):
                 remedy = "Give it as a constant, or as a vector of one."
