@@ -147,11 +147,6 @@ def _result(
         result["size_bytes"] = converted.artifact.size_bytes
         result["artifact"] = f"sha256:{converted.artifact.digest}"
         result["provenance"] = dict(converted.artifact.provenance)
-        if converted.parity is not None:
-            result["parity"] = {
-                "sqnr_db": converted.parity.sqnr_db,
-                "cosine": converted.parity.cosine,
-            }
 
     profile = outcomes[row.profile]
     profiled: Profiled | None = None
@@ -163,6 +158,7 @@ def _result(
         error = error or profiled.error
         warnings.extend(profiled.warnings)
         result["cached"] = profiled.cached
+    result["parity"] = _parity(converted, profiled)
     measured = profiled.measurement if profiled else None
     if measured is not None and converted is not None:
         result["status"] = "ok"
@@ -186,6 +182,12 @@ def _result(
         result["error"] = "it was not measured, and no step says why: this is a bug of wherry"
     result["warnings"] = list(dict.fromkeys(warnings))
     return result, profiled
+
+
+def _parity(converted: Converted | None, profiled: Profiled | None) -> dict[str, float] | None:
+    """As compared on the host, else on the board."""
+    found = (converted.parity if converted else None) or (profiled.parity if profiled else None)
+    return None if found is None else {"sqnr_db": found.sqnr_db, "cosine": found.cosine}
 
 
 def latency(measured: Measurement, seed: int) -> dict[str, Any]:
