@@ -83,10 +83,23 @@ class OptimizeContext(StepContext, Protocol):
     Attributes:
         data: role (``calibration``, ``training``) to its samples, preprocessed as the model takes
             them; those that ``Pass.needs`` names.
+        original: the manifest's model, before any pass; asked for by ``original`` in
+            ``Pass.needs``.
+        seed: of everything that is drawn by chance; asked for by ``seed`` there.
     """
 
     @property
     def data(self) -> Mapping[str, Dataset]: ...
+
+    @property
+    def original(self) -> Model: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Say for the report what the pass did, in figures: JSON values by name."""
+        ...
 
 
 class CalibrateContext(StepContext, Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 
 from wherry import __version__
 from wherry.calibration import Calibration
-from wherry.errors import UnsupportedError, WherryError
+from wherry.errors import UnsupportedError
 from wherry.plan import EVALUATION
 from wherry.records.layers import NO_LAYERS, layer_fields
 from wherry.reports import SCHEMA_VERSION, RunRecord
@@ -115,6 +115,7 @@ def _result(
         "latency": None,
         "metrics": {},
         "evaluated": 0,
+        "passes": [],
         "calibration": None,
         "parity": None,
         "size_bytes": None,
@@ -131,16 +132,14 @@ def _result(
         "provenance": {},
         "extra": {},
     }
-    warnings: list[str] = []
-    error: WherryError | None = None
-    for step in row.steps[:-1]:
-        outcome = outcomes[step]
-        error = error or outcome.error
-        if outcome.result is not None:
-            warnings.extend(outcome.result.warnings)
-            if isinstance(outcome.result.value, Calibration):
-                found = outcome.result.value
-                result["calibration"] = {"method": found.method, "samples": found.samples}
+    done = [outcomes[step] for step in row.steps[:-1]]
+    error = next((outcome.error for outcome in done if outcome.error), None)
+    results = [outcome.result for outcome in done if outcome.result is not None]
+    warnings = [text for each in results for text in each.warnings]
+    result["passes"] = [dict(each.record) for each in results if each.record]
+    for each in results:
+        if isinstance(each.value, Calibration):
+            result["calibration"] = {"method": each.value.method, "samples": each.value.samples}
     converted_outcome = outcomes[row.convert].result
     converted: Converted | None = converted_outcome.value if converted_outcome else None
     if converted is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
-from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.plan import ORIGINAL
+from wherry.stages.context import HostContext, Services, StageResult, notes, take_or_build
 from wherry.stages.keys import normalise_code, own_code, own_lock, plugin_code
 from wherry.stages.prepare import model_ready, name_model, named_model
 from wherry.store import Key
@@ -23,6 +24,8 @@ class _Context(HostContext):
     """`wherry.context.OptimizeContext` on the host."""
 
     data: Mapping[str, Dataset]
+    original: Model
+    seed: int
 
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -30,7 +33,10 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     model: Model = inputs[step.needs[0]]
     pass_step = step.passes[-1]
     descriptor = services.host.passes[pass_step.name]
-    datasets = {need.removeprefix("data:"): inputs[need] for need in step.needs[1:]}
+    datasets = {
+        need.removeprefix("data:"): inputs[need] for need in step.needs if need.startswith("data:")
+    }
+    original: Model = inputs.get(ORIGINAL, model)
     key = Key(
         "optimize",
         {
@@ -43,6 +49,8 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "parameters": pass_step.parameters.model_dump(mode="json"),
             "data": [dataset.digest for dataset in datasets.values()],
             "preprocess": dict(services.manifest.model.preprocess) if datasets else {},
+            "original": original.digest if "original" in descriptor.needs else "",
+            "seed": services.manifest.seed if "seed" in descriptor.needs else None,
             "host": own_lock(),
         },
     )
@@ -56,14 +64,18 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             context.scratch,
             context.log,
             context.warnings,
+            context.figures,
             data=ready,
+            original=original,
+            seed=services.manifest.seed,
         )
         made = services.host.optimize(model, pass_step, inner)
         _check(made, model, pass_step.name, context)
         name_model(context, made)
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
-    return StageResult(named_model(entry), cached, warnings)
+    figures = {"pass": pass_step.name, **notes(entry).record}
+    return StageResult(named_model(entry), cached, warnings, figures)
 
 
 def _check(made: Model, model: Model, name: str, context: HostContext) -> None:
