@@ -421,7 +421,7 @@ class Process:
             raise FileNotFoundError(errno.ENOENT, "not a program", argv[0])
         self.lines: list[str] = []
         self.limit = time.monotonic() + limit_s
-        self._rest = b""
+        self._rest, self._checked = b"", 0
         self._terminal, theirs = pty.openpty()
         # MACE reads its settings from the environment: what it inherits must not change a time
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MACE_")}
@@ -509,7 +509,8 @@ class Process:
 
     def _check(self) -> None:
         """Raise ValueError with the first error or failed check that it speaks of."""
-        for line in self.lines:
+        fresh, self._checked = self.lines[self._checked :], len(self.lines)
+        for line in fresh:
             found = _SAID.fullmatch(line)
             if found and found[1] in "EF":
                 raise ValueError(f"mace_run says: {found[4].strip()} ({found[2]}:{found[3]})")
