@@ -116,7 +116,11 @@ def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
 
     What the converter of a checkout takes, it says itself.
     """
-    if target.options.model_dump()["converter"] == "checkout":
+    options = target.options.model_dump()
+    problem = writing.wrong_options(target)
+    if problem is not None:
+        return (Unsupported("what its options ask for", 1, "no node", problem.remedy or REPORT),)
+    if options["converter"] == "checkout":
         return ()
     return _refusals(model, quantised=target.precision == "int8" and is_quantised(model))
 

@@ -32,12 +32,9 @@ def convert(
     """``model.pb`` and ``model.data``, and MACE's own files beside them."""
     options = target.options.model_dump()
     whole = target.precision == "int8"
-    if whole and options["runtime"] == "gpu":
-        raise UnsupportedError(
-            "MACE computes int8 on the CPU alone, and runtime is gpu",
-            where="options of mace",
-            remedy="Ask for fp16 on the GPU, or for int8 with runtime: cpu.",
-        )
+    problem = wrong_options(target)
+    if problem is not None:
+        raise problem
     if whole and is_quantised(model):
         model, calibration = float_model(model, context.scratch)
     normal = context.normalised(model, ALSO)
@@ -63,6 +60,24 @@ def convert(
     # Beside the artifact and not of it: MACE's own tools read them, a board does not.
     _deployment(context.output, normal.model, target, calibration)
     return artifact
+
+
+def wrong_options(target: Target) -> UnsupportedError | None:
+    """What a target's options ask for in vain."""
+    options = target.options.model_dump()
+    message = remedy = ""
+    if target.precision == "int8" and options["runtime"] == "gpu":
+        message = "MACE computes int8 on the CPU alone, and runtime is gpu"
+        remedy = "Ask for fp16 on the GPU, or for int8 with runtime: cpu."
+    elif options["converter"] == "checkout" and not options["checkout"]:
+        message = "converter is checkout, and checkout does not say where it is"
+        remedy = "Give the folder of MACE's sources: checkout: PATH."
+    elif options["converter"] == "checkout" and options["keep_fp32"]:
+        message = "MACE's own converter quantises a whole network, and keep_fp32 names nodes"
+        remedy = "Leave keep_fp32 out, or use converter: own."
+    if not message:
+        return None
+    return UnsupportedError(message, where="options of mace", remedy=remedy)
 
 
 def _artifact(
@@ -156,18 +171,6 @@ def _by_checkout(
 ) -> Artifact:
     """What the converter of the user's MACE makes of the normal form."""
     options = target.options.model_dump()
-    if not options["checkout"]:
-        raise UnsupportedError(
-            "converter is checkout, and checkout does not say where it is",
-            where="options of mace",
-            remedy="Give the folder of MACE's sources: checkout: PATH.",
-        )
-    if options["keep_fp32"]:
-        raise UnsupportedError(
-            "MACE's own converter quantises a whole network, and keep_fp32 names nodes",
-            where="options of mace",
-            remedy="Leave keep_fp32 out, or use converter: own.",
-        )
     for spec in (*model.inputs, *model.outputs):
         if not SAFE.fullmatch(spec.name):
             raise UnsupportedError(

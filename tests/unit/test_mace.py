@@ -256,7 +256,11 @@ def _with_shape(body: str) -> str:
         <float[4,4,3,3] w = {numbers(144)}, int64[8] pads = {{0,0,1,1,0,0,1,1}}> {{ {body} }}"""
 
 
-def test_int8_on_the_gpu_is_refused(tiny, convert):
+def test_int8_on_the_gpu_is_refused(tiny, convert, backend):
+    (found,) = backend.preflight(
+        tiny, Target("mace", "int8", "local", backend.options(runtime="gpu"))
+    )
+    assert "runtime: cpu" in found.remedy
     with pytest.raises(UnsupportedError, match=r"int8 on the CPU alone.*runtime: cpu"):
         convert(tiny, "int8", Calibration("minmax", 1, RANGES), runtime="gpu")
 
