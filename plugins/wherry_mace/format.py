@@ -298,6 +298,8 @@ def _add_constants(definition: Any, constants: Mapping[str, Constant], *, half: 
     import numpy as np
 
     data = bytearray()
+    if not constants:  # MACE refuses a network that has none
+        constants = {"wherry/nothing": Constant(np.zeros(1, np.float32))}
     for name, constant in constants.items():
         values, kind = constant.values, _kind(constant.values)
         if kind == FLOAT and half:
@@ -319,7 +321,7 @@ def _add_constants(definition: Any, constants: Mapping[str, Constant], *, half: 
             if kind == UINT8:
                 entry.minval, entry.maxval, entry.quantized = found.least, found.greatest, True
         data.extend(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
-    return bytes(data) or bytes(4)  # MACE maps the file, and an empty one cannot be mapped
+    return bytes(data)
 
 
 def _kind(values: np.ndarray) -> int:

@@ -54,7 +54,8 @@ def convert(
     definition, data = write(net, MODEL, half=half, runtime=options["runtime"])
     (context.output / f"{MODEL}.pb").write_bytes(definition)
     (context.output / f"{MODEL}.data").write_bytes(data)
-    layers = _layers(net, normal, target.precision, {new: old for old, new in names.items()})
+    whose = {**walk.aliases, **{new: old for old, new in names.items()}}
+    layers = _layers(net, normal, target.precision, whose)
     provenance = {"tool": "wherry's own writer of MACE's format", "ops": len(net.ops)}
     artifact = _artifact(model, target, context, names, layers, provenance)
     # Beside the artifact and not of it: MACE's own tools read them, a board does not.
@@ -152,7 +153,8 @@ def _layers(
     made = {name for node in graph.node for name in node.output if name}
     layers = []
     for op in net.ops:
-        outputs = {op.stands_for or onnx_names.get(name, name): name for name in op.outputs}
+        said = {name: op.stands_for or name for name in op.outputs}
+        outputs = {onnx_names.get(word, word): name for name, word in said.items()}
         outputs = {name: mine for name, mine in outputs.items() if name in made}
         kind = "int8" if op.kind == UINT8 else "fp32" if precision == "int8" else precision
         layers.append(Layer(op.name, op.type, normal.originals(op.nodes), outputs, kind))

@@ -29,6 +29,9 @@ class Interpreter:
     def __init__(self, network: Network) -> None:
         check(network.arguments.get("runtime_type") is not None, "no runtime_type")
         check(network.data_type in {1, 3}, "data_type", network.data_type)
+        taken = {name for op in network.operations for name in op.inputs}
+        for info in network.outputs:  # its memory is used again behind whoever takes it
+            check(info.name not in taken, info.name, "is an output, and overwritten")
         self.network = network
         self.free_order = NHWC if network.quantised else NCHW
 
@@ -71,7 +74,12 @@ class Interpreter:
             else:
                 check(name in self.network.weights, op.name, "takes", name, "that nobody makes")
                 weight = self.network.weights[name]
-                given.append(Tensor(weight.values, NONE, weight.scale, weight.zero_point))
+                values = weight.values
+                turned = name == op.inputs[0] or op.type in {"Eltwise", "Concat"}
+                if turned and wanted == NCHW and values.ndim == 4:  # as MACE does when it loads
+                    check(values.dtype == np.float32, op.name, "takes whole numbers", name)
+                    values = values.transpose(0, 3, 1, 2)
+                given.append(Tensor(values, NONE, weight.scale, weight.zero_point))
         kernel = KERNELS.get(op.type)
         check(kernel is not None, "no operation", op.type)
         has_order = op.arguments.get("has_data_format", 0) == 1

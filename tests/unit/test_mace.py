@@ -184,7 +184,7 @@ def test_the_reader_reads_what_the_writer_wrote(tmp_path_factory, constants, arg
     (folder / "m.data").write_bytes(data)
     assert write(net, "m", half=False, runtime="cpu") == (definition, data)
     found = read(folder / "m.pb", folder / "m.data")
-    assert set(found.weights) == set(constants)
+    assert set(found.weights) == (set(constants) or {"wherry/nothing"})
     for name, array in constants.items():
         assert found.weights[name].values.dtype == array.dtype
         assert np.array_equal(found.weights[name].values, array)
