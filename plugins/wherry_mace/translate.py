@@ -250,7 +250,7 @@ class Translator:
         self.ops.append(
             Op(
                 kind, self._op_name(nodes[-1].name), tuple(inputs), outputs, sizes,
-                {**arguments, **(about or {})}, free, tuple(node.name for node in nodes),
+                {**arguments, **(about or {})}, free, nodes=tuple(node.name for node in nodes),
             )
         )  # fmt: skip
 
