@@ -14,12 +14,13 @@ from wherry.model import Model
 from wherry.passes import Pass, PassStep
 from wherry_compress import basic
 from wherry_compress.member import Member
+from wherry_compress.prune import passes as prune
 
 if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-FAMILIES = (basic.MEMBERS,)
+FAMILIES = (basic.MEMBERS, prune.MEMBERS)
 MEMBERS: Mapping[str, Member] = {
     member.descriptor.name: member for family in FAMILIES for member in family
 }
@@ -47,7 +48,7 @@ def _files(member: Member) -> tuple[Path, ...]:
 def wherry_optimize(model: Model, step: PassStep, context: OptimizeContext) -> Model:
     """Run a pass's function by ``work.py``."""
     member = MEMBERS[step.name]
-    needs = member.descriptor.needs
+    needs = member.descriptor.needed(step.parameters)
     if "torch" in needs and importlib.util.find_spec("torch") is None:
         raise EnvironmentError_(
             f"the pass {step.name} trains, and torch is not installed",
