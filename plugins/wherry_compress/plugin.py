@@ -55,7 +55,8 @@ def wherry_optimize(model: Model, step: PassStep, context: OptimizeContext) -> M
             where=f"pass {step.name}",
             remedy="Install it beside wherry: `pip install 'wherry[train]'`.",
         )
-    source = context.normalised(model).model if member.normal else model
+    also = {"keep batch norm"} if member.batch_norms else set()
+    source = context.normalised(model, also).model if member.normal else model
     output = context.output / "model.onnx"
     request = {
         "function": member.function,
@@ -66,6 +67,7 @@ def wherry_optimize(model: Model, step: PassStep, context: OptimizeContext) -> M
         "original": str(context.original.path) if "original" in needs else None,
         "seed": context.seed if "seed" in needs else 0,
         "scratch": str(context.scratch),
+        "unfinished": None if context.unfinished is None else str(context.unfinished),
     }
     response = context.run_tool(HERE / "work.py", request, requirements=None)
     for text in response["warnings"]:

@@ -75,6 +75,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             context.log,
             context.warnings,
             context.figures,
+            context.unfinished,
             data=ready,
             original=original,
             seed=services.manifest.seed,

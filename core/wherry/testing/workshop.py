@@ -142,6 +142,7 @@ class _Context:
     given: Model | None = None
     seed: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
+    unfinished: Path | None = None
 
     @property
     def original(self) -> Model:
@@ -163,7 +164,13 @@ class _Context:
         if requirements is not None:
             python = self.environments.ensure(requirements)
         return run_tool(
-            python, script, request, scratch=self.scratch, log=self.log, limits=Limits()
+            python,
+            script,
+            request,
+            scratch=self.scratch,
+            log=self.log,
+            limits=Limits(),
+            progress=self.progress,
         )
 
     def normalised(self, model: Model, also: Collection[str] = ()) -> Normalised:
