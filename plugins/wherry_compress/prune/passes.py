@@ -164,6 +164,7 @@ MEMBERS = (
             },
         ),
         "wherry_compress.prune.filters:apply",
+        batch_norms=True,
     ),
     Member(
         Pass(
@@ -176,6 +177,7 @@ MEMBERS = (
             space={"macs": Span(0.3, 0.9)},
         ),
         "wherry_compress.prune.lasso:apply",
+        batch_norms=True,
     ),
     Member(
         Pass(
@@ -195,5 +197,6 @@ MEMBERS = (
             },
         ),
         "wherry_compress.prune.weights:apply",
+        batch_norms=True,
     ),
 )

@@ -69,17 +69,19 @@ def counts_for(job: Job, channels: Channels, order: Order) -> tuple[Counts, dict
     told: dict[str, Any] = {}
     measure: Measure = "macs" if about["macs"] is not None else "params"
     if about[measure] is not None:
-        whole = budget.value(measure, budget.full)
+        # a shared constant counts once there; cut, each of its readers has its own
+        source = job.model
         if about["relative_to"] == "original":
             assert job.original is not None, "the pass needs it"
-            before = costs.measure(onnx.load(job.original))
-            whole = before.macs if measure == "macs" else before.parameters
+            source = job.original
+        before = costs.measure(onnx.load(source))
+        whole = before.macs if measure == "macs" else before.parameters
         target = int(about[measure] * whole)
         down = [step for index in free for step in every[index]]
         counts = narrowed(budget, order(down, budget, measure), measure, target, counts)
         told = {
             "target": {measure: about[measure], "relative_to": about["relative_to"]},
-            "reached": budget.value(measure, counts) / whole,
+            "whole": whole,
         }
     return counts, told
 
@@ -152,6 +154,10 @@ def finished(
 ) -> Done:
     """The result with its figures."""
     was, now = costs.measure(before), costs.measure(after)
+    if "target" in told:
+        value = now.macs if "macs" in told["target"] else now.parameters
+        reached = {"reached": value / told["whole"]}
+        told = {key: each for key, each in told.items() if key != "whole"} | reached
     narrower = {
         group.name: [len(group.units), int(count)]
         for group, count in zip(channels.groups, counts.tolist(), strict=True)

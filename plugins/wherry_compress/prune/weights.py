@@ -47,6 +47,12 @@ def apply(job: Job) -> Done:
             rest = [name for name in wanted if name not in shares]
             shares |= _shares(job, proto, {n: every[n] for n in rest}, told)
         changed = {name: zeroed(every[name].array, share) for name, share in shares.items()}
+    if not any((array == 0).any() for array in changed.values()):
+        raise Refusal(
+            f"no weight would become zero: the nodes are {', '.join(list(changed)[:5])}, and a "
+            "pattern needs as many inputs as it has places",
+            remedy="Ask for a higher sparsity or a shorter pattern, or leave the pass out.",
+        )
     by_tensor = {every[name].tensor: array for name, array in changed.items()}
     for tensor in proto.graph.initializer:
         if tensor.name in by_tensor:
