@@ -13,6 +13,29 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Patterns = tuple[str, ...]
 
 
+class Latency(BaseModel):
+    """A latency as the target: candidates are measured on a target of the manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: str = Field(description="of the target")
+    device: str | None = Field(
+        default=None, description="of the target; the only one of this backend if left out"
+    )
+    precision: str = Field(default="fp32", description="of the target; one without calibration")
+    at_most: float | None = Field(default=None, gt=0, description="milliseconds")
+    fraction: Share | None = Field(
+        default=None, description="of what the model takes as this pass is given it"
+    )
+    tries: int = Field(default=6, ge=1, le=20, description="candidates that are measured")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Latency:
+        if (self.at_most is None) == (self.fraction is None):
+            raise ValueError("give one of at_most and fraction")
+        return self
+
+
 class _Cut(BaseModel):
     """What all passes have that cut channels."""
 
@@ -22,6 +45,9 @@ class _Cut(BaseModel):
         default=None, description="share of the multiply-accumulates that is left"
     )
     params: Share | None = Field(default=None, description="share of the parameters that is left")
+    latency: Latency | None = Field(
+        default=None, description="a latency instead, measured: the MACs that it allows are found"
+    )
     relative_to: Literal["given", "original"] = Field(
         default="given",
         description="what the share is of: the model as this pass is given it, or the manifest's",
@@ -41,10 +67,11 @@ class _Cut(BaseModel):
 
     @model_validator(mode="after")
     def _one_target(self) -> _Cut:
-        if self.macs is not None and self.params is not None:
-            raise ValueError("give one of macs and params")
-        if self.macs is None and self.params is None and not self.ratios:
-            raise ValueError("give macs, params or ratios")
+        given = [self.macs, self.params, self.latency]
+        if sum(each is not None for each in given) > 1:
+            raise ValueError("give one of macs, params and latency")
+        if given == [None, None, None] and not self.ratios:
+            raise ValueError("give macs, params, latency or ratios")
         return self
 
 
@@ -131,11 +158,16 @@ def _filters_need(parameters: PruneFilters) -> frozenset[Need]:
         or parameters.criterion == "activation"
         or parameters.allocation == "sensitivity"
     )
-    return _original(parameters) | (frozenset({"calibration"}) if measured else frozenset())
+    return _cut_needs(parameters) | (frozenset({"calibration"}) if measured else frozenset())
 
 
-def _original(parameters: _Cut) -> frozenset[Need]:
-    return frozenset({"original"}) if parameters.relative_to == "original" else frozenset()
+def _cut_needs(parameters: _Cut) -> frozenset[Need]:
+    needs: set[Need] = set()
+    if parameters.relative_to == "original":
+        needs.add("original")
+    if parameters.latency is not None:
+        needs.add("device")
+    return frozenset(needs)
 
 
 def _weights_need(parameters: PruneWeights) -> frozenset[Need]:
@@ -172,7 +204,7 @@ MEMBERS = (
             description="channels chosen by LASSO and cut out, the weights behind them fitted anew",
             parameters=PruneLasso,
             needs=frozenset({"calibration", "seed"}),
-            needs_with=_original,
+            needs_with=_cut_needs,
             effects={"*": _FASTER},
             space={"macs": Span(0.3, 0.9)},
         ),
