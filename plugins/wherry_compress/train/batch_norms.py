@@ -123,15 +123,26 @@ def _fresh(text: str, taken: set[str]) -> str:
 
 
 class Moments:
-    """Mean and variance of each channel, over samples and places, in float64."""
+    """Mean and variance of each channel, over samples and places, in float64.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the tensor.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._count = 0
         self._sum: np.ndarray = np.zeros(0)
         self._squares: np.ndarray = np.zeros(0)
 
     def add(self, value: np.ndarray) -> None:
-        """A tensor [batch, channels, ...]."""
+        """The tensor of one sample, [batch, channels, ...]; refuses infinity and NaN."""
+        if not np.isfinite(value).all():
+            raise Refusal(
+                f"the tensor {self._name!r} becomes infinite or NaN on the calibration data",
+                where=self._name,
+                remedy="Correct the data or its preprocessing.",
+            )
         axes = tuple(axis for axis in range(value.ndim) if axis != 1)
         exact = value.astype(np.float64)
         total, squares = exact.sum(axes), np.square(exact).sum(axes)
@@ -162,25 +173,14 @@ def _moments(model: onnx.ModelProto, tensors: Iterable[str], job: Job) -> dict[s
     session = open_session(
         tapped.SerializeToString(), threads=1, where=str(job.model), as_written=True
     )
-    data, moments = job.data["calibration"], {name: Moments() for name in names}
+    data, moments = job.data["calibration"], {name: Moments(name) for name in names}
     count = min(len(data), job.parameters["samples"] or len(data))
     for index, sample in enumerate(data.samples(count)):
         for name, value in run_session(session, sample, where=str(job.model)).items():
             moments[name].add(value)
         if index % 50 == 0:
             tell(f"sample {index + 1} of {count}")
-    for name, each in moments.items():
-        _check_finite(name, each)
     return moments
-
-
-def _check_finite(name: str, moments: Moments) -> None:
-    if not (np.isfinite(moments.mean).all() and np.isfinite(moments.variance).all()):
-        raise Refusal(
-            f"the tensor {name!r} becomes infinite or NaN on the calibration data",
-            where=name,
-            remedy="Correct the data or its preprocessing.",
-        )
 
 
 def _prove(original: onnx.ModelProto, changed: onnx.ModelProto, data: Data) -> None:
@@ -252,7 +252,6 @@ def _unshare(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
 
 def _set(model: onnx.ModelProto, node: onnx.NodeProto, moments: Moments) -> float:
     """Write a node's statistics; returns how far the mean moved, in deviations."""
-    _check_finite(node.input[0], moments)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     mean, variance = stored[node.input[3]], stored[node.input[4]]
     old, spread = numpy_helper.to_array(mean), numpy_helper.to_array(variance)
@@ -291,7 +290,7 @@ class _Walk:
         if piece:
             self._run(piece, rest)
         self._done = end
-        moments = Moments()
+        moments = Moments(node.input[0])
         data = Data({node.input[0]: self._files[node.input[0]]})
         for sample in data.samples(self._count):
             moments.add(sample[node.input[0]])

@@ -283,7 +283,7 @@ class _Step:
 
 def rate(settings: Settings, step: int, steps: int) -> float:
     """The learning rate of a step, as a share of the greatest."""
-    warm = round(settings.warm_up * steps)
+    warm = min(round(settings.warm_up * steps), steps - 1)
     if step < warm:
         return (step + 1) / (warm + 1)
     done = (step - warm) / max(1, steps - warm)
