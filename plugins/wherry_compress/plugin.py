@@ -18,12 +18,13 @@ from wherry_compress import basic
 from wherry_compress.member import Member
 from wherry_compress.prune import passes as prune
 from wherry_compress.prune.passes import Latency
+from wherry_compress.train import passes as train
 
 if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-FAMILIES = (basic.MEMBERS, prune.MEMBERS)
+FAMILIES = (basic.MEMBERS, prune.MEMBERS, train.MEMBERS)
 MEMBERS: Mapping[str, Member] = {
     member.descriptor.name: member for family in FAMILIES for member in family
 }
