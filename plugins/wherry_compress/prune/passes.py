@@ -78,7 +78,7 @@ class _Cut(BaseModel):
 class PruneFilters(_Cut):
     """Parameters of ``prune.filters``."""
 
-    criterion: Literal["l1", "l2", "fpgm", "activation", "random"] = Field(
+    criterion: Literal["l1", "l2", "fpgm", "activation", "taylor", "random"] = Field(
         default="activation", description="what a filter is worth"
     )
     norm_of: Literal["readers", "makers"] = Field(
@@ -155,10 +155,15 @@ class PruneWeights(BaseModel):
 def _filters_need(parameters: PruneFilters) -> frozenset[Need]:
     measured = (
         parameters.compensate
-        or parameters.criterion == "activation"
+        or parameters.criterion in {"activation", "taylor"}
         or parameters.allocation == "sensitivity"
     )
-    return _cut_needs(parameters) | (frozenset({"calibration"}) if measured else frozenset())
+    needs = set(_cut_needs(parameters))
+    if measured:
+        needs.add("calibration")
+    if parameters.criterion == "taylor":
+        needs.add("torch")
+    return frozenset(needs)
 
 
 def _cut_needs(parameters: _Cut) -> frozenset[Need]:
@@ -191,7 +196,7 @@ MEMBERS = (
             effects={"*": _FASTER + "; accuracy has to be brought back by training"},
             space={
                 "macs": Span(0.3, 0.9),
-                "criterion": ("l1", "l2", "fpgm", "activation"),
+                "criterion": ("l1", "l2", "fpgm", "activation", "taylor"),
                 "allocation": ("uniform", "global", "sensitivity"),
             },
         ),
