@@ -6,8 +6,9 @@
    seed other calibration samples, and for ``random`` another draw. The least accuracy of ``fpgm``
    and ``l1`` over the seeds has to be above the greatest of ``random``.
 2. Half and 0.4 of the MACs without training: ``prune.filters`` as it is unless told otherwise, and
-   ``prune.channels-lasso``; accuracy, and the latency ratio on each backend, one thread, all
-   interleaved in one `wherry run`. LASSO has to be within 1.5 points at half the MACs.
+   ``prune.channels-lasso``; zeros by ``prune.weights``; accuracy, and the latency ratio on each
+   backend, one thread, all interleaved in one `wherry run`. LASSO has to be within 1.5 points at
+   half the MACs.
 3. With ``--training`` (an npz that ``source: npz`` takes), where the passes are there (torch):
    ``bn.restore``, pruning, ``bn.reestimate`` and ``fit``. Half the MACs within 0.5 point
    and 0.4 of them within 1 point, each at least 1.5 times faster on every backend.
@@ -79,7 +80,9 @@ def run(
 def criteria(seeds: int) -> list[str]:
     """The first part: claims that do not hold."""
     share = {"macs": 0.8, "allocation": "uniform"}
-    variants = {name: [{"prune.filters": {**share, "criterion": name}}] for name in CRITERIA}
+    about: dict[str, dict[str, str]] = {name: {"criterion": name} for name in CRITERIA}
+    about |= {f"{n}-makers": {"criterion": n, "norm_of": "makers"} for n in ("l1", "fpgm")}
+    variants = {name: [{"prune.filters": {**share, **each}}] for name, each in about.items()}
     top1: dict[str, list[float]] = {}
     for seed in range(seeds):
         for result in run(variants, ["onnxruntime"], seed=seed):
@@ -123,6 +126,9 @@ def untrained(backends: list[str]) -> list[str]:
         for macs in (0.5, 0.4)
         for word, name in (("filters", "prune.filters"), ("lasso", "prune.channels-lasso"))
     }
+    variants["zeros-0.3"] = [{"prune.weights": {"sparsity": 0.3}}]
+    variants["zeros-0.5"] = [{"prune.weights": {"sparsity": 0.5}}]
+    variants["zeros-2-of-4"] = [{"prune.weights": {"pattern": "2:4"}}]
     found = table(run(variants, backends, rounds=5))
     return [
         f"lasso at half the MACs on {backend}: {found['lasso-0.5', backend][0]:.4f}"
