@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wherry.passes import Need, Pass, Span
 from wherry_compress.member import Member
+from wherry_compress.train.passes import Training
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Patterns = tuple[str, ...]
@@ -152,6 +153,38 @@ class PruneWeights(BaseModel):
         return self
 
 
+class PruneTrained(Training):
+    """Parameters of ``prune.weights-trained``: those of all training, and these."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sparsity: Share = Field(description="share of the weights that becomes zero")
+    method: Literal["gradual", "surgery", "lottery"] = Field(
+        default="gradual",
+        description="more and more; the same, and what grows again comes back; or by rounds that "
+        "begin anew with what is left",
+    )
+    allocation: Literal["uniform", "global"] = Field(
+        default="global", description="the same share of each node, or the smallest of all"
+    )
+    rise: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.7, description="share of the steps in which zeros become more"
+    )
+    every: int = Field(default=10, ge=1, description="steps after which weights are chosen anew")
+    rounds: int = Field(
+        default=3, ge=1, le=20, description="of `lottery`, and one more to end with"
+    )
+    exclude: Patterns = Field(default=(), description="patterns of nodes that keep all weights")
+
+    @model_validator(mode="after")
+    def _one_process(self) -> PruneTrained:
+        if self.processes > 1:
+            raise ValueError("zeros are chosen in one process: leave `processes` out")
+        if self.patience is not None:
+            raise ValueError("the last state counts, which has all zeros: leave `patience` out")
+        return self
+
+
 def _filters_need(parameters: PruneFilters) -> frozenset[Need]:
     measured = (
         parameters.compensate
@@ -234,6 +267,27 @@ MEMBERS = (
             },
         ),
         "wherry_compress.prune.weights:apply",
+        batch_norms=True,
+    ),
+    Member(
+        Pass(
+            name="prune.weights-trained",
+            description="weights become zero while the network learns to give what the original "
+            "gives",
+            parameters=PruneTrained,
+            needs=frozenset({"training", "original", "seed", "torch"}),
+            effects={
+                "*": _ZEROS,
+                "tflite": "XNNPACK may be faster with many zeros in convolutions of 1x1; otherwise "
+                "no speed, and a smaller download where it is compressed",
+            },
+            space={
+                "sparsity": Span(0.3, 0.95),
+                "method": ("gradual", "surgery", "lottery"),
+                "learning_rate": Span(1e-4, 1e-2, log=True),
+            },
+        ),
+        "wherry_compress.prune.sparse:apply",
         batch_norms=True,
     ),
 )
