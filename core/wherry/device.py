@@ -63,6 +63,8 @@ class RawTiming:
     warmup_runs: int
     steady: bool
     sensors: tuple[Sensors, ...]
+    timed_by: str = "agent"
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 class HostedRunner(Protocol):
@@ -72,6 +74,7 @@ class HostedRunner(Protocol):
         load_ms: time to load the artifact.
         first_ms: the first inference on zeros, after loading.
         versions: of the runtime, as the runner tells them.
+        record: what the runner says of how it was prepared on the board; JSON values.
     """
 
     @property
@@ -82,6 +85,9 @@ class HostedRunner(Protocol):
 
     @property
     def versions(self) -> Mapping[str, Any]: ...
+
+    @property
+    def record(self) -> Mapping[str, Any]: ...
 
     def infer(
         self, samples: Iterable[Mapping[str, np.ndarray]]
@@ -172,13 +178,16 @@ class Session(Protocol):
 
         Raises:
             EnvironmentError_: the runtime cannot be provided on this board.
+            UnsupportedError: the board does not have what the runner needs of it; what to do.
             DeviceError: the device was lost.
             ToolError: the runner failed or crashed; the text says how.
         """
         ...
 
     def runtime_lock(self, backend: Backend) -> str:
-        """sha256 of the locked requirements that the runtime has on this board, for the keys.
+        """sha256 of what the runtime is on this board, for the keys.
+
+        The locked requirements, and the state of the board's own tools that it uses.
 
         Makes nothing; raises `EnvironmentError_` where no alternative fits.
         """
@@ -249,12 +258,13 @@ class Platform:
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """One entry of an inventory: ``NAME: {TRANSPORT: parameters, tags: [...]}``."""
+    """One entry of an inventory: ``NAME: {TRANSPORT: parameters, tags: [...], tools: {...}}``."""
 
     name: str
     transport: str
     parameters: BaseModel
     tags: tuple[str, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
 
 
 class DeviceServices(Protocol):

@@ -52,7 +52,7 @@ def config_directory() -> Path:
     return user_config_path("wherry")
 
 
-class _Tags(BaseModel):
+class _Beside(BaseModel):
     """What may stand beside the transport."""
 
     model_config = ConfigDict(extra="forbid")
@@ -60,6 +60,15 @@ class _Tags(BaseModel):
     tags: list[Annotated[str, Field(pattern=NAME)]] = Field(
         default=[], description="words that group devices"
     )
+    tools: dict[Annotated[str, Field(pattern=NAME)], Annotated[str, Field(pattern=r"^~?/.")]] = (
+        Field(
+            default={},
+            description="where tools are on the board that wherry does not bring: absolute paths",
+        )
+    )
+
+
+_BESIDE = tuple(_Beside.model_fields)
 
 
 def load_inventory(
@@ -113,7 +122,7 @@ def _entries(root: Node, problems: Problems) -> Mapping[str, Node]:
 
 
 def _device(name: str, node: Node, root: Node, host: Host, problems: Problems) -> DeviceSpec | None:
-    """One entry: a transport with its parameters, and tags."""
+    """One entry: a transport with its parameters, tags, and tools."""
     if not re.fullmatch(NAME, name):
         problems.add(
             node.place,
@@ -131,15 +140,15 @@ def _device(name: str, node: Node, root: Node, host: Host, problems: Problems) -
         return None
     named = [key for key in node.value if key in host.transports]
     for key in node.value:
-        if key not in {*named, "tags"}:
-            near = nearest(key, [*host.transports, "tags"])
+        if key not in {*named, *_BESIDE}:
+            near = nearest(key, [*host.transports, *_BESIDE])
             problems.add(
                 root.at(("devices", name, key)),
                 f"device {name} has no transport {key!r} to use: no plugin in use brings it",
                 (f"Did you mean {near!r}? " if near else "") + f"The transports are: {transports}.",
             )
     if len(named) != 1:
-        if named or not set(node.value) - {"tags"}:
+        if named or not set(node.value).difference(_BESIDE):
             problems.add(
                 node.place,
                 f"device {name} must name one transport; found {', '.join(named) or 'none'}",
@@ -154,10 +163,10 @@ def _device(name: str, node: Node, root: Node, host: Host, problems: Problems) -
             "Give the device another name.",
         )
     where = ("devices", name)
-    tags: _Tags | None = _Tags()
-    if "tags" in node.value:
-        said = Node({"tags": node.value["tags"]}, node.place)
-        tags = validate(_Tags, said, root, where, problems)
+    said = {key: node.value[key] for key in _BESIDE if key in node.value}
+    beside: _Beside | None = _Beside()
+    if said:
+        beside = validate(_Beside, Node(said, node.place), root, where, problems)
     parameters = validate(
         transport.parameters,
         node.value[transport.name],
@@ -166,6 +175,6 @@ def _device(name: str, node: Node, root: Node, host: Host, problems: Problems) -
         problems,
         empty=True,
     )
-    if tags is None or parameters is None:
+    if beside is None or parameters is None:
         return None
-    return DeviceSpec(name, transport.name, parameters, tuple(tags.tags))
+    return DeviceSpec(name, transport.name, parameters, tuple(beside.tags), beside.tools)

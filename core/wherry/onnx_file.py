@@ -62,9 +62,7 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
             missing, cut, or outside the file's folder.
     """
     import onnx
-    from google.protobuf.message import (  # type: ignore[import-untyped] # onnx needs no stubs of it
-        DecodeError,
-    )
+    from google.protobuf.message import DecodeError
 
     data = _bytes(path)
     _recognise(path, data)

@@ -217,6 +217,11 @@ class Backend:
             model's own. Files are written below ``context.output``. None: it cannot.
         dissect: makes of an artifact what the runner's ``time_layers`` wants; None: the artifact
             itself will do.
+        tools: what the runner needs of what the board's owner has installed, by a name of ours:
+            the places where it usually is. The inventory's ``tools:`` or an environment variable
+            (the name in capitals) say otherwise. What is found there is part of the keys of
+            measurements.
+        prepare_s: how long the runner's ``prepare`` may take on a board, seconds.
     """
 
     name: str
@@ -238,6 +243,8 @@ class Backend:
     mixed: frozenset[str] = frozenset()
     expose: Callable[[Artifact, Model, StepContext], Artifact] | None = None
     dissect: Callable[[Artifact, StepContext], Artifact] | None = None
+    tools: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    prepare_s: float = 0.0
 
     def needs_calibration(self, target: Target) -> bool:
         """Whether converting for ``target`` takes a calibration."""

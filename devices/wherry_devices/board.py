@@ -113,6 +113,14 @@ class Board:
         """Read the sensors now."""
         return as_sensors(self.call("sensors")["reading"])
 
+    def tools(
+        self, wanted: Mapping[str, Sequence[str]], named: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """The state of the owner's tools; see the agent's ``tools.py``."""
+        places = {name: list(usual) for name, usual in wanted.items()}
+        state: Mapping[str, Any] = self.call("tools", wanted=places, named=dict(named))["tools"]
+        return state
+
     def lease(
         self, wait_s: float, report: Callable[[str], None], ended: Container[str] = ()
     ) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import wherry
 from wherry.artifact import Artifact, Binding
 from wherry.device import RawTiming
-from wherry.errors import DataError, DeviceError, ToolError
+from wherry.errors import DataError, DeviceError, ToolError, UnsupportedError
 from wherry.measurement import MeasureSettings
-from wherry.target import Target
+from wherry.target import Backend, Target
 from wherry_devices.agent import frames, layers, timing
 from wherry_devices.board import Board, as_sensors
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
@@ -60,22 +60,28 @@ class Hosted:
         self.load_ms = 0.0
         self.first_ms = 0.0
         self.versions: Mapping[str, Any] = {}
+        self.record: Mapping[str, Any] = {}
         board.watch(channel)
 
     def load(
         self,
         directory: str,
         code: str,
-        options: Mapping[str, Any],
+        backend: Backend,
         preprocess: Mapping[str, Mapping[str, Any]],
+        tools: Mapping[str, str],
     ) -> None:
         """Load the artifact and run it once.
 
         Args:
             directory: of the artifact, on the board.
             code: of runner.py and preprocess.py, on the board.
-            options: of the runtime, JSON values.
+            backend: the artifact's.
             preprocess: per ONNX input, its declared preprocessing.
+            tools: where the inventory says that the owner's tools are.
+
+        Raises:
+            UnsupportedError: the board does not have what the runner needs of it.
         """
         self._pid = int(self._receive("start", _START_S).header["pid"])  # its hello
         described = json.dumps(self._artifact.to_json()).encode()
@@ -85,12 +91,19 @@ class Hosted:
             directory=directory,
             runner_file=f"{code}/runner.py",
             preprocess_file=f"{code}/preprocess.py",
-            options=dict(options),
+            options=self._target.options.model_dump(mode="json"),
             preprocess={name: dict(spec) for name, spec in preprocess.items()},
+            backend=backend.name,
+            wanted={name: list(usual) for name, usual in backend.tools.items()},
+            named={name: path for name, path in tools.items() if name in backend.tools},
+            limit_s=self._limit_s + backend.prepare_s,
         ).header
+        if "unavailable" in answer:
+            raise self._unavailable(answer["unavailable"])
         self.load_ms = float(answer["load_ms"])
         self.first_ms = float(answer["first_ms"])
         self.versions = answer["versions"]
+        self.record = answer["record"]
 
     def infer(
         self, samples: Iterable[Mapping[str, np.ndarray]]
@@ -139,6 +152,8 @@ class Hosted:
             warmup_runs=int(answer.header["warmup_runs"]),
             steady=bool(answer.header["steady"]),
             sensors=tuple(as_sensors(reading) for reading in answer.header["sensors"]),
+            timed_by=answer.header["timed_by"],
+            record=answer.header["record"],
         )
 
     def sustain(
@@ -297,6 +312,10 @@ class Hosted:
             self._board.check()
             raise self._error(command, f"failed: {frame.header['error']}", "")
         return frame
+
+    def _unavailable(self, told: Mapping[str, Any]) -> UnsupportedError:
+        where = f"{self._board.name}: {told['where']}" if told.get("where") else self._board.name
+        return UnsupportedError(str(told["message"]), where=where, remedy=told.get("remedy"))
 
     def _error(self, command: str, what: str, stderr: str) -> ToolError:
         text = f"{self._target.describe()}: the runner {what} (command {command!r})"

@@ -49,9 +49,12 @@ def profile(
         if dataset is not None and context.metrics:
             evaluated = _evaluate(artifact, dataset, hosted, context)
         versions = dict(hosted.versions)
+        told = {**hosted.record, **timing.record}
     found = disturbances(timing.sensors, session.info.cores)
     spent = None if session.info.emulated else energy(timing.sensors, timing.total_ns)
     extra: dict[str, Any] = {"runtime": versions}
+    if told:
+        extra["runner"] = told
     if spent is not None:
         extra["energy"] = {
             "method": spent.method,
@@ -71,7 +74,7 @@ def profile(
         sensors=timing.sensors,
         clean=not found,
         disturbances=found,
-        timed_by="agent",
+        timed_by=timing.timed_by,
         emulated=session.info.emulated,
         evaluated=evaluated,
         energy_mj=None if spent is None else spent.mj,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -46,12 +48,18 @@ class BoardDevice:
         name: in the inventory.
         connect: opens a connection; raises `DeviceError`.
         patience: see there.
+        tools: of the board's owner, by name: where the inventory says that they are.
     """
 
     def __init__(
-        self, name: str, connect: Callable[[], Connection], patience: Patience | None = None
+        self,
+        name: str,
+        connect: Callable[[], Connection],
+        patience: Patience | None = None,
+        tools: Mapping[str, str] | None = None,
     ) -> None:
         self._name = name
+        self._tools = dict(tools or {})
         self._connect = connect
         self._patience = patience or Patience()
         self._ended: set[str] = set()  # tokens of sessions that are over
@@ -82,7 +90,7 @@ class BoardDevice:
                 if lease:
                     wait_s = self._patience.wait_s if wait else 0.0
                     board.lease(wait_s, report or _log.warning, self._ended)
-                yield BoardSession(connection, board, self._patience.limit_s)
+                yield BoardSession(connection, board, self._patience.limit_s, self._tools)
             finally:
                 if board.token is not None:
                     self._ended.add(board.token)
@@ -119,10 +127,13 @@ class BoardDevice:
 class BoardSession:
     """See `wherry.device.Session`."""
 
-    def __init__(self, connection: Connection, board: Board, limit_s: float) -> None:
+    def __init__(
+        self, connection: Connection, board: Board, limit_s: float, tools: Mapping[str, str]
+    ) -> None:
         self._connection = connection
         self._board = board
         self._limit_s = limit_s
+        self._tools = tools
         self._info = board_info(board.probe())
 
     @property
@@ -136,7 +147,11 @@ class BoardSession:
 
     def runtime_lock(self, backend: Backend) -> str:
         """See `wherry.device.Session.runtime_lock`."""
-        return self._connection.runtime_lock(self._board, backend.runtime)
+        lock = self._connection.runtime_lock(self._board, backend.runtime)
+        if not backend.tools:
+            return lock
+        state = self._board.tools(backend.tools, self._tools)
+        return hashlib.sha256(json.dumps([lock, state], sort_keys=True).encode()).hexdigest()
 
     def provide(
         self, alternatives: Sequence[Requirements], progress: Callable[[str], None] | None = None
@@ -189,7 +204,7 @@ class BoardSession:
         channel = Channel(self._connection, python, role, self._limit_s)
         hosted = Hosted(channel, self._board, artifact, target, self._limit_s)
         try:
-            hosted.load(directory, code, target.options.model_dump(mode="json"), preprocess)
+            hosted.load(directory, code, backend, preprocess, self._tools)
             yield hosted
         except BaseException:
             hosted.abandon()

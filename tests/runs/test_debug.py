@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import onnx
 import poisoned
 import pytest
 
@@ -29,6 +31,28 @@ def test_the_poisoned_layer_is_named_first_and_found_alone(backend: str, tmp_pat
     assert search["found"]["nodes"] == [poisoned.POISONED]
     assert search["found"]["metrics"]["agreement"] >= 0.99
     assert values["keep_fp32"] == [poisoned.POISONED]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tflite", "ncnn"])
+def test_the_layers_of_a_model_that_comes_quantised(
+    backend: str, tmp_path: Path, wherry_home: Path
+):
+    manifest = poisoned.write(tmp_path, "onnxruntime", poisoned=False)
+    quick = "measure: {rounds: 1, duration_s: 0.1, warmup_s: 0}\n"
+    manifest.write_text(manifest.read_text() + quick)
+    (result,) = api.run(manifest).values["results"]
+    assert result["status"] == "ok", result["error"]
+    quantised = next(
+        path
+        for path in wherry_home.glob("store/**/*.onnx")
+        if any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
+    )
+    shutil.copy(quantised, tmp_path / "net.onnx")
+    manifest.write_text(manifest.read_text().replace("[onnxruntime]", f"[{backend}]"))
+    rows = api.debug_layers(manifest)["layers"]
+    seen = {node for row in rows for node in row["nodes"]}
+    assert {"conv1", "conv2", "conv3", "conv4", "conv5", "fc"} <= seen, rows
+    assert all(row["own"]["sqnr_db"] > 20 for row in rows if "conv3" in row["nodes"]), rows
 
 
 @pytest.mark.usefixtures("wherry_home")

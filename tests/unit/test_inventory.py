@@ -84,7 +84,8 @@ def test_no_plugin_reaches_this_machine(tmp_path, monkeypatch):
 
 def test_the_projects_devices_win_over_the_users(load, tmp_path):
     inventory = load(
-        project="devices:\n  pi4: {radio: {address: a, key: ~/k}, tags: [arm, raspberry-pi]}\n",
+        project="devices:\n  pi4: {radio: {address: a, key: ~/k}, tags: [arm, raspberry-pi], "
+        "tools: {mace_run: ~/bin/mace_run}}\n",
         user="devices:\n  pi4: {radio: z}\n  orin: {radio: '${ADDRESS}'}\n",
         env={"ADDRESS": "b"},
     )
@@ -92,6 +93,7 @@ def test_the_projects_devices_win_over_the_users(load, tmp_path):
     pi4, orin = inventory.devices["pi4"], inventory.devices["orin"]
     assert pi4.parameters == RadioParameters(address="a", key=Path("~/k"))
     assert pi4.tags == ("arm", "raspberry-pi")
+    assert pi4.tools == {"mace_run": "~/bin/mace_run"}
     assert orin.parameters == RadioParameters(address="b")
     assert inventory.location("pi4") == "project/devices.yaml:2:3"
     assert inventory.location("orin") == f"{tmp_path}/config/devices.yaml:3:3"
@@ -126,6 +128,7 @@ def test_local_can_be_told_more_of_itself(load):
         ("devices: {pi4: {radio: 3}}", "1:17", "devices.pi4.radio must be a mapping"),
         ("devices: {pi4: {radio: a, tags: arm}}", "1:27", "must be a list"),
         ("devices: {pi4: {radio: a, tags: ['a b']}}", "1:34", "tags[0]"),
+        ("devices: {pi4: {radio: a, tools: {trtexec: bin/trtexec}}}", "1:35", "tools.trtexec"),
         ("devices: {local: {radio: a}}", "1:11", "'local' is this machine itself"),
         ("devices: {'a/b': {radio: a}}", "1:11", "'a/b' is no name for a device"),
         ("devices: {a: {radio: a}, a: {radio: b}}", "1:26", "the key 'a' is given twice"),

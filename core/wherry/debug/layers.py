@@ -13,6 +13,7 @@ from wherry.debug.case import Case, Spread
 from wherry.debug.figures import Tally, count, decibels, noise
 from wherry.debug.graphs import Graphs
 from wherry.errors import PluginError, ToolError, UnsupportedError
+from wherry.quantize.given import float_model, is_quantised
 from wherry.stages.context import (
     FILES,
     HostContext,
@@ -27,10 +28,13 @@ from wherry.store import Key
 from wherry.target import DEFAULT_PARITY
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from wherry.artifact import Layer
     from wherry.device import Session
+    from wherry.model import Model
 
 SAMPLES = 32
 """How many samples are looked at unless the user says."""
@@ -192,6 +196,20 @@ def exposed(case: Case) -> Artifact:
     return Artifact.from_json(values, entry.directory / FILES)
 
 
+def described(case: Case, scratch: Path) -> Model:
+    """The model whose nodes and tensors the artifact's layers name.
+
+    Of a model that comes with Q/DQ it is that model where the runtime runs these nodes, else the
+    float network of it, which the backend converted.
+    """
+    if not is_quantised(case.model):
+        return case.model
+    float_one, _ = float_model(case.model, scratch)
+    known = {node for nodes in float_one.operators().values() for node in nodes}
+    named = {node for layer in case.artifact.layers for node in layer.nodes}
+    return float_one if named <= known else case.model
+
+
 def _check(made: Artifact, artifact: Artifact) -> None:
     """What was made is the same artifact with more outputs."""
     own = [binding.onnx for binding in artifact.outputs]
@@ -222,7 +240,8 @@ def look(
     progress("exposing tensors")
     artifact = exposed(case)
     bindings = {binding.onnx: binding for binding in artifact.outputs}
-    graphs = Graphs(case.model, bindings)
+    with scratch_folder(case.services) as scratch:
+        graphs = Graphs(described(case, scratch), bindings)
     owners = {
         tensor: layer for layer in artifact.layers for tensor in layer.outputs if tensor in bindings
     }

@@ -75,7 +75,8 @@ def _rounded(channels: np.ndarray, steps: np.ndarray, kernel: int, most: int) ->
         errors = (whole - real).reshape(-1, kernel)
         whole -= _turned(whole.reshape(-1, kernel), errors, most).reshape(whole.shape)
     whole -= _turned(whole, whole - real, most)
-    return whole.reshape(channels.shape)
+    shaped: np.ndarray = whole.reshape(channels.shape)
+    return shaped
 
 
 def _turned(whole: np.ndarray, errors: np.ndarray, most: int) -> np.ndarray:

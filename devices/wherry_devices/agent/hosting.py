@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import layers, sensors, sustained, timing
+from . import layers, sensors, sustained, timing, tools
 from .binding import Input, Output, returned
 from .frames import Frame, FrameError, Tensor, from_array, to_array
 from .lease import Lease, Runs
@@ -41,6 +41,7 @@ class Hosting:
 
     def __init__(self, wire: Wire, root: Path, service: int) -> None:
         self._wire = wire
+        self._root = root
         self._runs = Runs(root / "runs")
         self._service = service
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
@@ -102,6 +103,16 @@ class Hosting:
         module = _module("wherry_runner", header["runner_file"])
         # not in the header, which is short: a description names every layer
         artifact = json.loads(bytes(frame.tensors["artifact"].data))
+        directory, record = header["directory"], {}
+        if hasattr(module, "prepare"):
+            begun = time.perf_counter_ns()
+            told = module.prepare(directory, artifact, header["options"], self._board(header))
+            if "unavailable" in told:
+                self._wire.write({"unavailable": told["unavailable"]})
+                return
+            directory = told.get("directory", directory)
+            prepare_ms = (time.perf_counter_ns() - begun) / 1e6
+            record = {**told.get("record", {}), "prepare_ms": prepare_ms}
         specs = header["preprocess"]
         self._inputs = [
             Input(binding, specs.get(binding["onnx"], {}), preprocess.apply)
@@ -112,7 +123,7 @@ class Hosting:
         _reset_peak()
         self._resident_before = _memory_bytes("VmRSS")
         begun = time.perf_counter_ns()
-        self._runner = module.load(header["directory"], artifact, header["options"])
+        self._runner = module.load(directory, artifact, header["options"])
         loaded = time.perf_counter_ns()
         self._runner.set_inputs(zeros)
         self._runner.run()
@@ -125,8 +136,19 @@ class Hosting:
             "load_ms": (loaded - begun) / 1e6,
             "first_ms": (ended - loaded) / 1e6,
             "versions": versions,
+            "record": record,
         }
         self._wire.write(answer)
+
+    def _board(self, header: dict[str, Any]) -> dict[str, Any]:
+        """What a runner's ``prepare`` is told of the board."""
+        cache = self._root / "cache" / header["backend"]
+        cache.mkdir(parents=True, exist_ok=True)
+        return {
+            "tools": tools.find(header["wanted"], header["named"]),
+            "cache": str(cache),
+            "machine": os.uname().machine,
+        }
 
     def _infer(self, frame: Frame) -> None:
         """Run the samples of a frame, whose tensors are [samples, *sample]."""
@@ -153,6 +175,8 @@ class Hosting:
             "warmup_runs": timed.warmup_runs,
             "steady": timed.steady,
             "sensors": timed.sensors,
+            "timed_by": timed.timed_by,
+            "record": timed.record,
         }
         samples = [
             Tensor(name, "uint64", (len(values),), memoryview(values))
@@ -192,6 +216,9 @@ class Hosting:
         }
 
     def _memory(self, _frame: Frame) -> None:
+        if hasattr(self._runner, "peak_memory_bytes"):  # its runtime is another process
+            self._wire.write({"peak_bytes": self._runner.peak_memory_bytes()})
+            return
         peak = _memory_bytes("VmHWM")
         told = peak > 0 and self._resident_before > 0
         self._wire.write({"peak_bytes": max(0, peak - self._resident_before) if told else None})

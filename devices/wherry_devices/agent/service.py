@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import probe, sensors
+from . import probe, sensors, tools
 from .board_store import BoardStore, BoardStoreError, DamagedError, Receiver
 from .environments import Environments, EnvironmentsError
 from .frames import Frame
@@ -58,6 +58,7 @@ class Service:
             "ping": self._ping,
             "probe": self._probe,
             "sensors": self._sensors,
+            "tools": self._tools,
             "lease": self._take_lease,
             "unlock": self._unlock,
             "end_run": self._end_run,
@@ -125,6 +126,9 @@ class Service:
 
     def _sensors(self, _frame: Frame) -> dict[str, Any]:
         return {"reading": sensors.read(self._system)}
+
+    def _tools(self, frame: Frame) -> dict[str, Any]:
+        return {"tools": tools.state(tools.find(frame.header["wanted"], frame.header["named"]))}
 
     def _take_lease(self, frame: Frame) -> dict[str, Any]:
         holder = self._lease.acquire(frame.header["owner"])

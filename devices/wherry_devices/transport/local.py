@@ -56,7 +56,7 @@ def connect(spec: DeviceSpec, services: DeviceServices) -> Device:
     assert isinstance(parameters, LocalParameters)
     patience = Patience(limit_s=parameters.limit_s, wait_s=parameters.wait_s)
     chosen = Alternatives()
-    return BoardDevice(spec.name, lambda: LocalConnection(services, chosen), patience)
+    return BoardDevice(spec.name, lambda: LocalConnection(services, chosen), patience, spec.tools)
 
 
 class LocalConnection:

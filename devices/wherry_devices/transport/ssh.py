@@ -62,7 +62,7 @@ def connect(spec: DeviceSpec, services: DeviceServices) -> Device:
     def open_connection() -> SshConnection:
         return SshConnection(reach(spec, services.cancelled), parameters, services, provisioner)
 
-    return BoardDevice(spec.name, open_connection, patience)
+    return BoardDevice(spec.name, open_connection, patience, spec.tools)
 
 
 def reach(spec: DeviceSpec, cancelled: threading.Event) -> Link:
