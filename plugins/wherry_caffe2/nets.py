@@ -169,4 +169,6 @@ def fill_int8(name: str, values: np.ndarray, scale: float, zero_point: int) -> O
         "Y_scale": float(scale),
         "Y_zero_point": zero_point,
     }
-    return Operator("Int8GivenIntTensorFill" if wide else "Int8GivenTensorFill", (), (name,), arguments)
+    return Operator(
+        "Int8GivenIntTensorFill" if wide else "Int8GivenTensorFill", (), (name,), arguments
+    )
