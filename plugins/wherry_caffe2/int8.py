@@ -237,7 +237,7 @@ def _is_within(view: View, node: onnx.NodeProto, made: Quantised, result: str) -
     if node.op_type in FORM.heavy:
         return taken[0] * _weights(view, node, taken[0])[1] / given < 1
     if node.op_type == "Concat":
-        scales = [made.scales[name] for name in (*node.input, *node.output)]
+        scales = [made.scales[name] for name in (*node.input, result)]
         return len(set(scales)) == 1
     if node.op_type == "Add":
         limits = ADD_LIMITS

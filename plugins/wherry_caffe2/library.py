@@ -2,13 +2,14 @@
 
 PyTorch held Caffe2 until 1.10; since 1.11 its packages are without. Two wheels of the package index
 serve here, and only their shared objects: no Python of the board imports them, and the board's own
-Python may be any. Both are pinned by sha256, the more so as ``libtorch`` is a third party's upload of
-a build of PyTorch 1.2.
+Python may be any. Both are pinned by sha256, the more so as ``libtorch`` is a third party's upload
+of a build of PyTorch 1.2.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from wherry.artifact import hash_file
 from wherry.device import Platform
 from wherry.native import Files, Native, Wanted, build, take
 from wherry.requirements import Requirements
-from wherry_caffe2.runner import FLAGS
+from wherry_caffe2.runner import FLAGS, VERSION
 
 if TYPE_CHECKING:
     from wherry.device import DeviceServices
@@ -86,9 +87,23 @@ def _files(wanted: Wanted, services: DeviceServices) -> Files:
         (wheel,) = services.wheels(
             library.requirements, Platform(wanted.machine, library.python, GLIBC)
         )
+        version = _version(library, services.home)
+        files[version.name] = (hash_file(version), version)
         members = {name: f"{library.folder}/{name}" for name in library.names}
         files.update(take(wheel, members))
     return files
+
+
+def _version(library: Library, home: Path) -> Path:
+    """A file that says which library it is, for the record."""
+    (package,) = library.requirements.no_deps
+    path = home / "native" / package / VERSION
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(f"{package}\n", encoding="utf-8")
+        part.replace(path)
+    return path
 
 
 NATIVE = Native(_identity, _files)

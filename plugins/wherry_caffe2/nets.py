@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from wherry.messages import message_classes
 
-if TYPE_CHECKING:
-    import numpy as np
-
 INIT_NET, PREDICT_NET = "init_net.pb", "predict_net.pb"
 
-Value = int | float | str | bytes | Sequence[int] | Sequence[float]
+Value = int | float | str | bytes | Sequence[int] | Sequence[float] | np.ndarray
 
 TABLES: Mapping[str, Mapping[str, str]] = {
     "NetDef": {
@@ -70,10 +69,8 @@ class Operator:
         outputs: likewise; some operators have to be given more than anyone reads.
         arguments: by name; whole numbers, floats, texts, bytes, or lists of whole or of floating
             point numbers. None of them: the argument is left out.
-        name: of the ONNX node, made unique.
+        name: that of the ONNX node, where it is the node's main operator; unique in a network.
         source: of the node of the normal form that it does; empty: it is the converter's own.
-        stands: index of an output to the ONNX tensor that it is, in ONNX's layout or as the
-            network's tables say.
         engine: an implementation that is asked for; empty: Caffe2's choice.
     """
 
@@ -123,10 +120,23 @@ def _set(argument: Any, value: Value) -> None:
         argument.i = value
     elif isinstance(value, float):
         argument.f = value
+    elif isinstance(value, np.ndarray):
+        _set_many(argument, value)
     elif all(isinstance(each, int) for each in value):
         argument.ints.extend(value)
     else:
         argument.floats.extend(value)
+
+
+def _set_many(argument: Any, values: np.ndarray) -> None:
+    """Floats, of which there may be millions: as they are on the wire.
+
+    Field 5 is not packed: each value has a key, a byte, before its four.
+    """
+    wire = np.empty(values.size, np.dtype([("key", "u1"), ("value", "<f4")]))
+    wire["key"] = 5 << 3 | 5
+    wire["value"] = values.ravel()
+    argument.MergeFromString(wire.tobytes())
 
 
 # --- what makes weights -----------------------------------------------------------------------
@@ -146,9 +156,7 @@ def fill(name: str, values: np.ndarray) -> Operator:
         name: of the blob.
         values: float32, int64, int32 or bool.
     """
-    listed = values.ravel().tolist()
-    if values.dtype == bool:
-        listed = [int(value) for value in listed]
+    listed = [int(value) for value in values.ravel()] if values.dtype != np.float32 else values
     arguments: dict[str, Value] = {"shape": list(values.shape), "values": listed}
     return Operator(_FILLS[values.dtype.name], (), (name,), arguments)
 

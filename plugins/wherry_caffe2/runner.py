@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 INIT_NET, PREDICT_NET = "init_net.pb", "predict_net.pb"
-LAYERS = "layers"  # a folder of networks of one operator each
+VERSION = "library.txt"  # of a library that wherry brings: which one it is
+OWN = "wherry"
 PREPARED = "prepared.json"
 FLAGS = ("-O2", "-std=c++11", "-Wl,--wrap=__libc_start_main", "-ldl")
 
@@ -85,12 +86,17 @@ def prepare(
             "On the host: apt install g++ (for this machine itself) or g++-aarch64-linux-gnu (for "
             "a 64-bit ARM board); or on the board: apt install g++.",
         )
+    version = f"{library.name}, {library.stat().st_size} bytes"
+    if named == OWN:
+        version = (library.parent / VERSION).read_text().strip()
     told = {"networks": directory, "library": str(library), "engine": str(engine)}
+    told["version"] = version
     text = json.dumps(told, sort_keys=True)
     folder = cache / "prepared" / hashlib.sha256(text.encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / PREPARED, text.encode())
-    return {"directory": str(folder), "record": {"library": str(library), "library_from": named}}
+    record = {"library": str(library), "library_version": version, "library_from": named}
+    return {"directory": str(folder), "record": record}
 
 
 def _library(
@@ -102,7 +108,7 @@ def _library(
     if "libtorch" in board["tools"]:
         return board["tools"]["libtorch"], "the tool libtorch"
     if native and _library_in(native):
-        return native, "wherry"
+        return native, OWN
     return None, ""
 
 
@@ -268,17 +274,8 @@ class Engine:
 def load(directory: str, artifact: dict[str, Any], options: dict[str, Any]) -> Runner:
     """A runner over what `prepare` found; EngineError where Caffe2 does not load the networks."""
     told = json.loads(Path(directory, PREPARED).read_text())
-    _versions["caffe2"] = f"{Path(told['library']).name} {_digest(told['library'])}"
+    _versions["caffe2"] = told["version"]
     return Runner(told, artifact, options)
-
-
-def _digest(path: str) -> str:
-    """The first digits of a file's sha256; read once a process, in parts."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:  # noqa: PTH123 -- as everywhere where bytes are streamed
-        for part in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(part)
-    return digest.hexdigest()[:12]
 
 
 class Runner:

@@ -254,12 +254,13 @@ def _source(way: str, scale: float, given: int, made: int) -> np.ndarray:
 def _places(
     way: str, rounding: str, scales: list[float], given: tuple[int, ...], made: tuple[int, ...]
 ) -> list[np.ndarray]:
-    round_to: Callable[[np.ndarray], np.ndarray] = {
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "floor": np.floor,
         "ceil": np.ceil,
         "round_prefer_floor": lambda x: np.ceil(x - 0.5),
         "round_prefer_ceil": lambda x: np.floor(x + 0.5),
-    }[rounding]
+    }
+    round_to = ways[rounding]
     found = []
     for scale, old, new in zip(scales, given, made, strict=True):
         at = round_to(np.asarray(_source(way, scale, old, new), np.float32))

@@ -1,7 +1,8 @@
 """Runs artifacts in the environment of their runtime, one process for each: ``drive.py CASES``.
 
 CASES is a JSON file: a list of ``runner``, ``binding`` (paths of Python files), ``directory``,
-``artifact``, ``options``, ``board`` (of a runner's ``prepare``), ``inputs`` and ``outputs`` (.npz files, ``SAMPLE/TENSOR``). A case that
+``artifact``, ``options``, ``board`` (of a runner's ``prepare``), ``inputs`` and ``outputs`` (.npz
+files, ``SAMPLE/TENSOR``). A case that
 crashes leaves no outputs; one that fails leaves ``outputs`` + ``.error``.
 """
 
