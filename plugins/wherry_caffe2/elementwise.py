@@ -66,6 +66,42 @@ def hard_swish(low: Lowering, node: onnx.NodeProto) -> None:
     low.give("Mul", [x, gate])
 
 
+@lowers("Swish")
+def swish(low: Lowering, node: onnx.NodeProto) -> None:
+    """X times the Sigmoid of a multiple of it."""
+    (x,) = low.inputs(node)
+    alpha, inner = float(about(node).get("alpha", 1.0)), x
+    if alpha != 1:
+        number = low.constant(f"{node.output[0]}/alpha", np.full(1, alpha, np.float32))
+        inner = low.step("Mul", [x, number])
+    low.give("Mul", [x, low.step("Sigmoid", [inner])])
+
+
+@lowers("Shrink")
+def shrink(low: Lowering, node: onnx.NodeProto) -> None:
+    """Nearer to zero by the bias beyond a bound, and nothing within."""
+    (x,) = low.inputs(node)
+    bound, bias = (
+        float(about(node).get(key, value)) for key, value in (("lambd", 0.5), ("bias", 0.0))
+    )
+    numbers = {
+        key: low.constant(f"{node.output[0]}/{key}", np.full(1, value, np.float32))
+        for key, value in (("high", bound), ("low", -bound), ("bias", bias))
+    }
+    parts = []
+    for compare, limit, move in (("GT", "high", "Sub"), ("LT", "low", "Add")):
+        beyond = low.step("Cast", [low.step(compare, [x, numbers[limit]])], to=_TYPES["float32"])
+        parts.append(low.step("Mul", [beyond, low.step(move, [x, numbers["bias"]])]))
+    low.give("Add", parts)
+
+
+@lowers("IsNaN", gives={"bool"})
+def is_nan(low: Lowering, node: onnx.NodeProto) -> None:
+    """What differs from itself."""
+    (x,) = low.inputs(node)
+    low.give("NE", [x, x])
+
+
 @lowers("Clip")
 def clip(low: Lowering, node: onnx.NodeProto) -> None:
     """Bounds that are known, or none."""

@@ -103,12 +103,18 @@ class View:
     @cached_property
     def types(self) -> Mapping[str, tuple[str, tuple[int, ...] | None]]:
         """Type (numpy's name) and shape of the tensors that are known."""
-        from onnx import helper, shape_inference
+        from onnx import shape_inference
 
-        graph = self.proto.graph
-        told = {value.name for value in (*graph.value_info, *graph.output)}
-        if not told.issuperset(name for node in graph.node for name in node.output if name):
-            graph = shape_inference.infer_shapes(self.proto, data_prop=True).graph
+        found = self._written(self.proto.graph)
+        made = [name for node in self.proto.graph.node for name in node.output if name]
+        if any(found.get(name, ("", None))[1] is None for name in made):
+            inferred = shape_inference.infer_shapes(self.proto, data_prop=True)
+            found = self._written(inferred.graph)
+        return found
+
+    def _written(self, graph: onnx.GraphProto) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+        from onnx import helper
+
         found: dict[str, tuple[str, tuple[int, ...] | None]] = {}
         for value in (*graph.input, *graph.value_info, *graph.output):
             tensor = value.type.tensor_type

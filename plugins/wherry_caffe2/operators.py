@@ -30,7 +30,6 @@ ALSO = (
     "log softmax",
     *(f"expand {name}" for name in ("Celu", "CenterCropPad", "Gelu", "GroupNormalization")),
     *(f"expand {name}" for name in ("MeanVarianceNormalization", "Mish", "RMSNormalization")),
-    *(f"expand {name}" for name in ("Shrink", "Swish", "LpNormalization")),
 )
 """What Caffe2 wants of `wherry.normalise` besides."""
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -217,7 +218,10 @@ class Engine:
         (size,) = struct.unpack("<I", self._take(4, deadline, what))
         answer = self._take(size, deadline, what)
         if answer[0]:
-            raise EngineError(f"Caffe2: {bytes(answer[1:]).decode(errors='replace')}{self._said()}")
+            text = bytes(answer[1:]).decode(errors="replace")
+            # Its exceptions end in a list of addresses.
+            text = re.split(r"\s*(?:frame #0:|\(?Exception raised from)", text)[0]
+            raise EngineError(f"Caffe2: {text}")
         return answer[1:]
 
     def _take(self, size: int, deadline: float, what: str) -> memoryview:

@@ -91,11 +91,21 @@ def pool(low: Lowering, node: onnx.NodeProto) -> None:
 
 @lowers("GlobalAveragePool", "GlobalMaxPool")
 def whole(low: Lowering, node: onnx.NodeProto) -> None:
-    """A pooling over everything behind the channels."""
-    if len(low.shape(node.input[0])) not in {3, 4, 5}:
+    """A pooling over everything behind the channels.
+
+    The kernel is written out: where it is not, PyTorch 1.2 reads memory that it has not set, and
+    refuses some networks.
+    """
+    lengths = list(low.shape(node.input[0])[2:])
+    if len(lengths) not in {1, 2, 3}:
         raise Refusal("Caffe2 pools over one, two or three axes.")
-    kind = node.op_type.removeprefix("Global")
-    low.give(kind, low.inputs(node), global_pooling=1, order=CHANNELS_FIRST)
+    low.give(
+        node.op_type.removeprefix("Global"),
+        low.inputs(node),
+        global_pooling=1,
+        kernels=lengths,
+        order=CHANNELS_FIRST,
+    )
 
 
 def _no_negative(pads: list[int]) -> None:
