@@ -30,13 +30,11 @@ class Networks:
         init: ``init_net.pb``.
         predict: ``predict_net.pb``.
         layers: its operators, in the words of the given model.
-        whole: tensor to its 8-bit blob.
     """
 
     init: bytes
     predict: bytes
     layers: tuple[Layer, ...]
-    whole: Mapping[str, str]
 
 
 def build(
@@ -81,7 +79,6 @@ def build(
         write_net("init", [*starts, *fills], (), made),
         write_net("predict", low.operators, made, outputs),
         tuple(_layers(low.operators, sources, tensors, plan, whole)),
-        whole,
     )
 
 

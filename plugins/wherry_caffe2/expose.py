@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from wherry.context import StepContext
     from wherry.model import Model
 
-WHOLE = "whole"
-"""Key of the provenance: ONNX tensor to its 8-bit blob."""
-
 
 def expose(artifact: Artifact, model: Model, context: StepContext) -> Artifact:
     """The same networks, with the layers' blobs as outputs.
@@ -26,7 +23,6 @@ def expose(artifact: Artifact, model: Model, context: StepContext) -> Artifact:
         shutil.copyfile(artifact.directory / name, context.output / name)
     own = {binding.onnx for binding in artifact.outputs}
     types = _types(model)
-    whole = artifact.provenance.get(WHOLE, {})
     net = messages()["NetDef"]()
     net.ParseFromString((context.output / PREDICT_NET).read_bytes())
     bindings = []
@@ -36,7 +32,8 @@ def expose(artifact: Artifact, model: Model, context: StepContext) -> Artifact:
                 continue
             own.add(name)
             dtype, shape = types[name]
-            runtime = _real(net, blob, picture=len(shape) == 4) if name in whole else blob
+            is_whole = layer.precision == "int8"
+            runtime = _real(net, blob, picture=len(shape) == 4) if is_whole else blob
             bindings.append(Binding(name, runtime, dtype, shape))
             net.external_output.append(runtime)
     (context.output / PREDICT_NET).write_bytes(net.SerializeToString(deterministic=True))

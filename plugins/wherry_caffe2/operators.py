@@ -52,7 +52,9 @@ PARTLY: Mapping[str, str] = {
 
 def operators() -> Mapping[str, Support]:
     """Operators of which a form converts right."""
-    found = {name: Support("yes") for name in ("Constant", "Dropout", "LogSoftmax", *TABLE)}
+    found = {
+        name: Support("yes") for name in ("CastLike", "Constant", "Dropout", "LogSoftmax", *TABLE)
+    }
     found |= {name: Support("partly", PARTLY[name]) for name in PARTLY}
     found |= {name.removeprefix("expand "): Support("yes") for name in ALSO if " " in name[:7]}
     found |= {name: Support("no", text) for name, text in REMEDIES.items()}

@@ -21,7 +21,7 @@ from wherry.quantize.given import float_model, is_quantised
 from wherry.target import Backend, RuntimeOptions, Unsupported
 from wherry_caffe2 import operators
 from wherry_caffe2.build import build
-from wherry_caffe2.expose import WHOLE, expose
+from wherry_caffe2.expose import expose
 from wherry_caffe2.int8 import plan
 from wherry_caffe2.library import NATIVE
 from wherry_caffe2.lowering import View
@@ -154,11 +154,7 @@ def wherry_convert(
         format="caffe2",
         inputs=_bindings(model.inputs),
         outputs=_bindings(model.outputs),
-        provenance={
-            "tool": "wherry",
-            "operators": len(made.layers),
-            **({WHOLE: dict(made.whole)} if made.whole else {}),
-        },
+        provenance={"tool": "wherry", "operators": len(made.layers)},
         layers=made.layers,
     )
 
