@@ -8,23 +8,17 @@ from typing import TYPE_CHECKING
 
 from wherry.operators import Support
 from wherry.target import Unsupported
-from wherry_caffe2 import elementwise, products, shapes, windows
+from wherry_caffe2 import (  # noqa: F401 -- they enter their lowerings in the table
+    elementwise,
+    products,
+    shapes,
+    windows,
+)
 from wherry_caffe2.lowering import ALL, CUT, REMEDIES, TABLE, Lowering, Refusal, View
+from wherry_caffe2.shuffle import KIND
 
 if TYPE_CHECKING:
     import onnx
-
-__all__ = [
-    "ALSO",
-    "PARTLY",
-    "TABLE",
-    "elementwise",
-    "operators",
-    "preflight",
-    "products",
-    "shapes",
-    "windows",
-]
 
 ALSO = (
     "log softmax",
@@ -52,9 +46,8 @@ PARTLY: Mapping[str, str] = {
 
 def operators() -> Mapping[str, Support]:
     """Operators of which a form converts right."""
-    found = {
-        name: Support("yes") for name in ("CastLike", "Constant", "Dropout", "LogSoftmax", *TABLE)
-    }
+    others = ("CastLike", "Constant", "Dropout", "LogSoftmax")  # the normal form is without them
+    found = {name: Support("yes") for name in (*others, *TABLE) if name != KIND}
     found |= {name: Support("partly", PARTLY[name]) for name in PARTLY}
     found |= {name.removeprefix("expand "): Support("yes") for name in ALSO if " " in name[:7]}
     found |= {name: Support("no", text) for name, text in REMEDIES.items()}
