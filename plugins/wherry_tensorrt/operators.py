@@ -1,0 +1,87 @@
+"""Operators that NVIDIA's ONNX parser knows, and types that TensorRT does not compute in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wherry.operators import Support
+from wherry.requirements import Requirements
+from wherry.target import Unsupported
+
+if TYPE_CHECKING:
+    from wherry.model import Model
+    from wherry.operators import Asking
+
+PARSER = Requirements(
+    packages=("numpy==2.4.6",),
+    no_deps=("tensorrt_rtx_cu13==1.7.1.116", "tensorrt_rtx_cu13_bindings==1.7.1.116",
+             "tensorrt_rtx_cu13_libs==1.7.1.116"),
+    python=">=3.11",
+)  # fmt: skip
+"""TensorRT-RTX: NVIDIA's parser and ahead-of-time builder, which need no GPU. Its licence is
+proprietary."""
+
+KNOWN = frozenset({
+    "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh",
+    "Attention", "AveragePool", "BatchNormalization", "BlackmanWindow", "Cast", "CastLike",
+    "Ceil", "Celu", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose",
+    "Cos", "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Einsum",
+    "Elu", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "GRU", "Gather",
+    "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalLpPool",
+    "GlobalMaxPool", "Greater", "GreaterOrEqual", "GridSample", "GroupNormalization",
+    "HammingWindow", "HannWindow", "HardSigmoid", "HardSwish", "Hardmax", "Identity", "If",
+    "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LSTM", "LayerNormalization", "LeakyRelu",
+    "Less", "LessOrEqual", "Log", "LogSoftmax", "Loop", "LpNormalization", "LpPool", "MatMul",
+    "Max", "MaxPool", "Mean", "MeanVarianceNormalization", "Min", "Mish", "Mod", "Mul", "Neg",
+    "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or", "PRelu", "Pad", "Pow",
+    "QuantizeLinear", "RMSNormalization", "RNN", "RandomNormal", "RandomNormalLike",
+    "RandomUniform", "RandomUniformLike", "Range", "Reciprocal", "ReduceL1", "ReduceL2",
+    "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "ReverseSequence", "RoiAlign",
+    "RotaryEmbedding", "Round", "STFT", "Scan", "Scatter", "ScatterElements", "ScatterND",
+    "Selu", "Shape", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax",
+    "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish",
+    "Tan", "Tanh", "TensorScatter", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu",
+    "Unsqueeze", "Upsample", "Where", "Xor",
+})  # fmt: skip
+"""Of ONNX's own domain, as TensorRT-RTX 1.7's parser says; a test asks it again. Older parsers know
+fewer, which the board then says."""
+
+GIVEN_WHOLE = frozenset(
+    {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+)
+_REMEDY = "Write it with other operators, or take the backend onnxruntime."
+
+
+def preflight(model: Model) -> Sequence[Unsupported]:
+    """Operators that the parser does not know."""
+    found = []
+    for name, nodes in model.operators().items():
+        if name in KNOWN:
+            continue
+        remedy = _REMEDY
+        if "::" in name:
+            remedy = (
+                f"The domain {name.partition('::')[0]} is not one that TensorRT knows: write it "
+                "with ONNX's own operators."
+            )
+        elif name in GIVEN_WHOLE:
+            remedy = "Give the network in float32 or with Q/DQ: it is then quantised for TensorRT."
+        found.append(Unsupported(name, len(nodes), nodes[0], remedy))
+    return found
+
+
+def operators(tools: Asking) -> Mapping[str, Support]:
+    """What the parser of TensorRT-RTX says of all that ONNX has."""
+    import onnx
+
+    schemas: Sequence[Any] = onnx.defs.get_all_schemas()  # their stub lacks what is asked of them
+    names = sorted({each.name for each in schemas if not each.domain})
+    answer = tools.run_tool(
+        Path(__file__).with_name("parse.py"),
+        {"what": "operators", "names": names},
+        requirements=PARSER,
+    )
+    return {name: Support("yes") for name in answer["operators"]}
