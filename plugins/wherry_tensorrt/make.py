@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +170,7 @@ class _Source:
         self.how = ("implicit" if self.implicit else "explicit") if precision == "int8" else ""
         self.note = self.how
         self.as_given = False
+        self.plain: Graph | None = None
         if precision == "int8" and is_quantised(model):
             why = "" if not (self.kept or self.implicit) else "options of this target change it"
             why = why or unlike_nvidia(model.proto())
@@ -179,10 +180,14 @@ class _Source:
                 self.model, self.calibration = float_model(model, context.scratch)
 
     def graph(self, *, typed: bool) -> Graph:
-        """A graph for the file with types, or for the one in float32."""
+        """A graph for the file with types, or for the one in float32, which comes first."""
         if self.as_given:
             return self._given(typed=typed)
         half_qdq = typed and self.precision == "int8"
+        if half_qdq and self.plain is not None:
+            raised, problem = self._raised(self.plain.proto)
+            if not problem:  # weights are not rounded again
+                return replace(self.plain, proto=raised, nodes=dict(self.plain.nodes))
         also = (
             (f"{LEAST_OPSET}{_TYPED_LEAST}", f"{OPSET}{_TYPED_MOST}")
             if half_qdq
@@ -201,7 +206,8 @@ class _Source:
                 self.context.warn(
                     "nothing of this model is quantised: see the operators in the docs"
                 )
-        return Graph(proto, nodes, quantised, keep)
+        self.plain = Graph(proto, nodes, quantised, keep)
+        return self.plain
 
     def _check_opset(self, normal: Normalised, least: int, *, strict: bool) -> None:
         opset = default_opset(normal.model.proto())
@@ -212,19 +218,25 @@ class _Source:
                 remedy=f"Export the model with opset {least} or newer.",
             )
 
+    def _raised(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+        """The same in the opset in which Q/DQ know half; and why it would not be the same."""
+        if default_opset(proto) >= _TYPED_LEAST:
+            return proto, ""
+        raised = type(proto).FromString(proto.SerializeToString())
+        set_opset(raised, _TYPED_LEAST)
+        return raised, Proof(proto, self.model.inputs).difference(raised)
+
     def _given(self, *, typed: bool) -> Graph:
         """A model whose Q/DQ are NVIDIA's stays what it is; for types its opset may be raised."""
         proto = self.model.proto()
-        if typed and default_opset(proto) < _TYPED_LEAST:
-            raised = type(proto).FromString(proto.SerializeToString())
-            set_opset(raised, _TYPED_LEAST)
-            if problem := Proof(proto, self.model.inputs).difference(raised):
+        if typed:
+            proto, problem = self._raised(proto)
+            if problem:
                 raise UnsupportedError(
                     f"for TensorRT 11 the model has to be of opset {_TYPED_LEAST}, and would not "
                     f"be the same in it: {problem}",
                     remedy=f"Export it with opset {_TYPED_LEAST} or 20, or set int8_rest: fp32.",
                 )
-            proto = raised
         nodes: dict[str, tuple[str, ...]] = {n.name: (n.name,) for n in proto.graph.node}
         makers = {name: node for node in proto.graph.node for name in node.output}
         quantised = frozenset(

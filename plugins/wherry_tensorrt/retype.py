@@ -181,10 +181,21 @@ class _Retyper:
             if self.half == "float16" and _is_beyond(values):
                 self.clamped.append(name)
                 values = np.clip(values, -_MOST, _MOST)
-            self.added[found] = onnx.helper.make_tensor(
-                found, self.types["half"], values.shape, values.ravel()
+            self.added[found] = onnx.TensorProto(
+                name=found,
+                data_type=self.types["half"],
+                dims=values.shape,
+                raw_data=self._bytes(values),
             )
         return found
+
+    def _bytes(self, values: np.ndarray) -> bytes:
+        """In half, rounded to the nearest even, little-endian."""
+        if self.half == "float16":
+            return values.astype("<f2").tobytes()
+        bits = values.astype("<f4").view("<u4").astype(np.uint64)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2").tobytes()
 
     def _give(self, node: onnx.NodeProto, index: int, name: str, gives: str) -> None:
         self.home[name] = gives

@@ -84,7 +84,7 @@ def _prepare(
         try:
             module, why_not = inprocess.find(tools.get("tensorrt", "")), ""
         except command.Refusal as refusal:
-            if wanted == "python" or tool is None:
+            if wanted == "python":
                 raise
             why_not = str(refusal)
     if tool is not None:
@@ -99,7 +99,7 @@ def _prepare(
         engine = inprocess.build(artifact, directory, cache, options, module)
     else:
         raise command.Refusal(
-            "there is no trtexec on this board",
+            f"there is no trtexec on this board, and for Python: {why_not}",
             "Install TensorRT, or name its program with `tools: {trtexec: PATH}` in devices.yaml; "
             "on JetPack it is /usr/src/tensorrt/bin/trtexec (package libnvinfer-bin).",
         )
