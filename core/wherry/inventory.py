@@ -60,11 +60,11 @@ class _Beside(BaseModel):
     tags: list[Annotated[str, Field(pattern=NAME)]] = Field(
         default=[], description="words that group devices"
     )
-    tools: dict[
-        Annotated[str, Field(pattern=NAME)], Annotated[str, Field(pattern=r"^~?/.")]
-    ] = Field(
-        default={},
-        description="where tools are on the board that wherry does not bring: absolute paths",
+    tools: dict[Annotated[str, Field(pattern=NAME)], Annotated[str, Field(pattern=r"^~?/.")]] = (
+        Field(
+            default={},
+            description="where tools are on the board that wherry does not bring: absolute paths",
+        )
     )
 
 

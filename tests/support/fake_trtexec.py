@@ -149,6 +149,14 @@ class Program:
             "typed": typed,
             "arguments": self.argv[1:],
             "shapes": sorted(name for name in asked if name.endswith("Shapes")),
+            "layers": [name for name, _ in self.layers(model)],
+            "inputs": {
+                value.name: [
+                    TYPES[onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)],
+                    [axis.dim_value for axis in value.type.tensor_type.shape.dim],
+                ]
+                for value in model.graph.input
+            },
         }
         data = path.read_bytes()
         Path(asked["saveEngine"]).write_bytes(MAGIC + json.dumps(engine).encode() + b"\n" + data)
@@ -207,28 +215,24 @@ class Program:
 
     def run(self, engine: dict, asked: dict[str, str]) -> None:
         import numpy as np
-        import onnx
         import onnxruntime
 
-        model = onnx.load_from_string(engine["model"])
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
+        options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(engine["model"], options)
         given = dict(word.rsplit(":", 1) for word in asked["loadInputs"].split(","))
         shapes = dict(w.rsplit(":", 1) for w in asked.get("shapes", "").split(",") if w)
         if engine["shapes"] and not shapes:
             raise Failure("Dynamic dimensions required for input")
         feeds = {}
-        for value in model.graph.input:
-            axes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-            if value.name in shapes:
-                axes = [int(axis) for axis in shapes[value.name].split("x")]
-            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-            data = np.fromfile(given[value.name.strip("'")], TYPES[kind])
+        for name, (kind, static) in engine["inputs"].items():
+            axes = [int(axis) for axis in shapes[name].split("x")] if name in shapes else static
+            data = np.fromfile(given[name], kind)
             if data.size != np.prod(axes):
                 raise Failure(f"Note: Expected: {np.prod(axes)} values but got {data.size}")
-            feeds[value.name] = data.reshape(axes)
+            feeds[name] = data.reshape(axes)
         names = [output.name for output in session.get_outputs()]
         outputs = dict(zip(names, session.run(names, feeds), strict=True))
         count = max(1, int(asked.get("iterations", 10)))
@@ -238,9 +242,7 @@ class Program:
         if "exportTimes" in asked:
             Path(asked["exportTimes"]).write_text(times(count))
         if "exportProfile" in asked:
-            Path(asked["exportProfile"]).write_text(
-                profile(count, [name for name, _ in self.layers(model)])
-            )
+            Path(asked["exportProfile"]).write_text(profile(count, engine["layers"]))
         copied = (
             "includeDataTransfers" in asked
             if self.major == "11"

@@ -230,7 +230,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from ("." * node.level + name for name in names)
 
 
 def _new_annotations(tree: ast.Module) -> list[str]:
