@@ -176,7 +176,6 @@ class Comparison:
             },
         )
 
-
     def _sample_parts(self, services: Services) -> dict[str, Any]:
         """The part of a key that says what both were run on."""
         manifest = services.manifest
