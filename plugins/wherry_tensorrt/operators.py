@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,26 @@ def preflight(model: Model) -> Sequence[Unsupported]:
         elif name in GIVEN_WHOLE:
             remedy = "Give the network in float32 or with Q/DQ: it is then quantised for TensorRT."
         found.append(Unsupported(name, len(nodes), nodes[0], remedy))
-    return found
+    return [*found, *_forms(model)]
+
+
+def _forms(model: Model) -> Iterator[Unsupported]:
+    """Forms of operators that the parser refuses, of those that are not rare."""
+    if not {"MaxPool", "Resize"} & model.operators().keys():
+        return
+    refused: dict[str, list[str]] = {}
+    for node in model.proto().graph.node:
+        attributes = {a.name: a for a in node.attribute}
+        if node.op_type == "MaxPool" and len(node.output) > 1 and node.output[1]:
+            refused.setdefault("MaxPool with indices", []).append(node.name)
+        if node.op_type == "Resize":
+            mode = attributes.get("coordinate_transformation_mode")
+            if mode is not None and mode.s == b"tf_crop_and_resize":
+                refused.setdefault("Resize of a crop", []).append(node.name)
+            if "antialias" in attributes and attributes["antialias"].i:
+                refused.setdefault("Resize with antialias", []).append(node.name)
+    for name, nodes in refused.items():
+        yield Unsupported(name, len(nodes), nodes[0], _REMEDY)
 
 
 def operators(tools: Asking) -> Mapping[str, Support]:

@@ -422,6 +422,20 @@ def test_preflight_names_the_first_node(tmp_path):
     assert found.remedy.endswith(".")
 
 
+def test_preflight_names_forms(tmp_path):
+    scales = np.array([1, 1, 0.5, 0.5], np.float32)
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["m", "i"], name="pool", kernel_shape=[2, 2]),
+        helper.make_node("Resize", ["m", "", "s"], ["r"], name="one", mode="linear", antialias=1),
+        helper.make_node("Resize", ["r", "", "s"], ["y"], name="two", mode="linear"),
+    ]
+    onnx.save(network(nodes, {"s": scales}, opset=18), tmp_path / "m.onnx")
+    found = operators.preflight(Model.load(tmp_path / "m.onnx"))
+    assert [(each.op_type, each.node) for each in found] == [
+        ("MaxPool with indices", "pool"), ("Resize with antialias", "one"),
+    ]  # fmt: skip
+
+
 def test_layers_are_the_nodes(bench, tmp_path):
     build("convnet", tmp_path / "net.onnx")
     artifact = bench.convert(bench.model(onnx.load(tmp_path / "net.onnx")), "fp16")
