@@ -47,7 +47,8 @@ class Cuda:
             self._do("cudaDeviceGetAttribute", ctypes.byref(value), attribute, 0)
             numbers.append(value.value)
         properties = ctypes.create_string_buffer(_PROPERTIES_BYTES)
-        self._do("cudaGetDeviceProperties", properties, 0)
+        word = "cudaGetDeviceProperties"
+        self._do(word if hasattr(self._library, word) else f"{word}_v2", properties, 0)
         return Gpu(properties.value.decode(errors="replace"), "{}.{}".format(*numbers))
 
     def allocate(self, size: int) -> int:
