@@ -105,6 +105,12 @@ def build_arguments(plan: Plan, tool: Tool, files: Files) -> list[str]:
         arguments.append(f"--{name}Shapes={spec}")
     if options.get("sparsity", False):
         arguments.append(_wanted("--sparsity", tool, "use sparse weights", "") + "=enable")
+    if options.get("dla") is not None and plan.quantised == "explicit" and "--calib" in tool.flags:
+        # it would leave the DLA idle, or fail where it may not fall back
+        raise Refusal(
+            "a DLA takes int8 from a calibration cache, not from Q/DQ",
+            "Set int8: implicit, or leave dla out.",
+        )
     arguments += dla_arguments(options, tool, building=True, precision=plan.precision)
     if options.get("workspace_mb"):
         arguments.append(_workspace(options["workspace_mb"], tool))
