@@ -8,10 +8,11 @@ from pathlib import Path
 import fake_trtexec
 import numpy as np
 import pytest
+from loading import load
 
 from wherry.host import Host
 from wherry.model import Model
-from wherry.reference import Reference
+from wherry.reference import Reference, open_session, run_session
 from wherry.target import Target
 from wherry.testing import BackendSuite
 from wherry.testing.networks import build, samples
@@ -85,6 +86,29 @@ class TestOthers(Simulated):
         (outputs,) = workshop.run(artifact, target, given[:1])
         wanted = Reference(model).run(given[0])
         return [sqnr(outputs[name], values) for name, values in wanted.items()]
+
+
+@pytest.mark.backend
+def test_accuracy_of_the_quickstart(home_of_trials, tmp_path, monkeypatch):
+    """Both files of int8, in ONNX Runtime, node by node: what a board starts from."""
+    monkeypatch.setenv("WHERRY_HOME", str(home_of_trials))
+    digits = load(Path(__file__).with_name("digits.py"))
+    inputs, labels = digits.load(home_of_trials)["mnist"]
+    (tmp_path / "static").mkdir()
+    model = Model.load(digits.MODEL).with_static_shapes({}, tmp_path / "static")
+    given = [{"input": each} for each in inputs[: digits.CALIBRATION]]
+    target = Target("tensorrt", "int8", "local", options())
+    made = Workshop(Host.load(), tmp_path).convert(model, target, given)
+    right = {}
+    for path in (digits.MODEL, made.directory / "model.onnx", made.directory / "typed.onnx"):
+        session = open_session(str(path), threads=1, where=str(path), as_written=True)
+        chosen = [
+            run_session(session, {"input": each}, where=str(path))["logits"].argmax()
+            for each in inputs[digits.CALIBRATION :]
+        ]
+        right[path.name] = float((np.array(chosen) == labels[digits.CALIBRATION :]).mean())
+    assert right["model.onnx"] >= right["digits.onnx"] - 0.002, right
+    assert right["typed.onnx"] >= right["digits.onnx"] - 0.002, right
 
 
 def options(**values):
