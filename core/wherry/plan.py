@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["model", "data", "reference", "optimize", "calibrate", "convert", "profile"]
 
+ORIGINAL = "model"
+"""The step that reads the manifest's model, and its id."""
+
 EVALUATION = "evaluation"
 CALIBRATION = "calibration"
 TRAINING = "training"
@@ -113,7 +116,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
         steps.setdefault(step.id, step)
         return step.id
 
-    model = add(Step("model", "model", "read the model"))
+    model = add(Step(ORIGINAL, "model", "read the model"))
 
     def data(*names: str) -> tuple[str, ...]:
         """Those of the sections that the manifest has; what no step needs is never read."""
@@ -199,6 +202,8 @@ def _chain(
     for count, step in enumerate(passes, start=1):
         needed = host.passes[step.name].needs
         extra = data(*(name for name in (CALIBRATION, TRAINING) if name in needed))
+        if "original" in needed and chain[-1] != model:
+            extra = (model, *extra)
         name = f"{step.name}:{step.parameters.model_dump_json()}"
         chain.append(
             add(
@@ -209,6 +214,7 @@ def _chain(
                     (chain[-1], *extra),
                     variant=variant,
                     passes=passes[:count],
+                    exclusive="device" in needed,
                 )
             )
         )

@@ -217,6 +217,7 @@ class BoardSession:
         code = self._board.ship(
             {
                 "runner.py": (hash_file(backend.runner), backend.runner),
+                **{path.name: (hash_file(path), path) for path in backend.runner_files},
                 "preprocess.py": (hash_file(PREPROCESS_FILE), PREPROCESS_FILE),
             }
         )

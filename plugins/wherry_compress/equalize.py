@@ -9,23 +9,18 @@ After "Data-Free Quantization Through Weight Equalization and Bias Correction" (
 section 4.1), which balances the spans of weights before and behind. Here weights have a scale for
 each output channel, so that the spans of the activations alone count, and they are measured: the
 factor is a channel's greatest |x| on the samples over that of the widest channel.
-
-Runs alone, in a process of its own on the host's interpreter: ``equalize.py REQUEST RESPONSE``. The
-request names ``model``, ``output`` (a file) and ``inputs`` (input name to a .npy file of [samples,
-*shape]); the response tells the ``tensors`` that were scaled.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+
+from wherry_compress.job import Data, Done, Job, Refusal
 
 _PASSING = {"Add", "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity"} | {
     "LeakyRelu", "MaxPool", "Relu", "Sum"
@@ -34,42 +29,29 @@ _LEAST = 1 / 32  # factor; a channel that the samples hardly showed is not clipp
 _TRIALS = 4
 _RELATIVE = 1e-3  # of an output's root mean square
 
+NOTHING = (
+    "equalize found nothing to scale: it needs convolutions with nothing between them but sums, "
+    "pools and Relu"
+)
+
 Group = frozenset[str]
 """Tensors whose channels are scaled alike."""
 
 
-class Refusal(Exception):  # noqa: N818 -- an answer, not a fault
-    """What the response says instead of a result."""
-
-
-def main(request_path: str, response_path: str) -> None:
-    """Answer one request."""
-    request = json.loads(Path(request_path).read_text())
-    inputs = {name: Path(path) for name, path in request["inputs"].items()}
-    try:
-        tensors = equalize(Path(request["model"]), inputs, Path(request["output"]))
-        response: dict[str, object] = {"tensors": tensors}
-    except Refusal as refusal:
-        remedy = "Leave the pass out."
-        response = {"error": {"message": f"equalize: {refusal}", "remedy": remedy}}
-    Path(response_path).write_text(json.dumps(response))
-
-
-def equalize(source: Path, inputs: Mapping[str, Path], output: Path) -> list[str]:
-    """Write the equalised model; returns the tensors that were scaled."""
-    original = onnx.load(source)
+def apply(job: Job) -> Done:
+    """The equalised model; its figures are the tensors that were scaled."""
+    original, samples = job.load(), job.data["calibration"]
     network = Network(original)
     groups = network.groups()
-    spans = measure(original, sorted(set().union(*groups)), inputs) if groups else {}
+    spans = measure(original, sorted(set().union(*groups)), samples) if groups else {}
     for group in groups:
         span = np.max([spans[name] for name in group], axis=0)
         if span.max() > 0:
             network.scale(group, np.maximum(span / span.max(), _LEAST).astype(np.float32))
     changed = network.written()
-    onnx.checker.check_model(changed, full_check=True)
-    prove(original, changed, inputs)
-    output.write_bytes(changed.SerializeToString(deterministic=True))
-    return sorted(set().union(*groups))
+    prove(original, changed, samples)
+    warnings = () if groups else (NOTHING,)
+    return Done(changed, {"tensors": sorted(set().union(*groups))}, warnings)
 
 
 class Network:
@@ -176,9 +158,7 @@ class Network:
         return self._proto
 
 
-def measure(
-    proto: onnx.ModelProto, tensors: Iterable[str], inputs: Mapping[str, Path]
-) -> dict[str, np.ndarray]:
+def measure(proto: onnx.ModelProto, tensors: Iterable[str], data: Data) -> dict[str, np.ndarray]:
     """The greatest |x| of each channel over all samples, [channels]."""
     tapped = onnx.ModelProto()
     tapped.CopyFrom(proto)
@@ -186,29 +166,30 @@ def measure(
     tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = _session(tapped)
     spans: dict[str, np.ndarray] = {}
-    for index in range(_count(inputs)):
-        for name, value in zip(names, session.run(names, _sample(inputs, index)), strict=True):
+    for sample in data.samples():
+        for name, value in zip(names, session.run(names, sample), strict=True):
             axes = tuple(axis for axis in range(value.ndim) if axis != 1)
             span = np.abs(value).max(axis=axes)
             spans[name] = np.maximum(spans[name], span) if name in spans else span
     for name, span in spans.items():
         if not np.isfinite(span).all():
-            raise Refusal(f"the tensor {name!r} becomes infinite or NaN on the calibration data")
+            raise Refusal(
+                f"equalize: the tensor {name!r} becomes infinite or NaN on the calibration data"
+            )
     return spans
 
 
-def prove(original: onnx.ModelProto, changed: onnx.ModelProto, inputs: Mapping[str, Path]) -> None:
+def prove(original: onnx.ModelProto, changed: onnx.ModelProto, data: Data) -> None:
     """Raise `Refusal` unless both give the same on the first samples."""
     before, after = _session(original), _session(changed)
     names = [value.name for value in original.graph.output]
-    for index in range(min(_TRIALS, _count(inputs))):
-        sample = _sample(inputs, index)
+    for sample in data.samples(_TRIALS):
         pairs = zip(names, before.run(names, sample), after.run(names, sample), strict=True)
         for name, theirs, ours in pairs:
             wanted = theirs.astype(np.float64)
             error = float(np.abs(ours - wanted).max(initial=0))
             if not error <= _RELATIVE * max(float(np.sqrt(np.mean(wanted**2))), 1e-6):
-                raise Refusal(f"the output {name!r} would change by {error:.2g}")
+                raise Refusal(f"equalize: the output {name!r} would change by {error:.2g}")
 
 
 def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -220,18 +201,6 @@ def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
     )
 
 
-def _count(inputs: Mapping[str, Path]) -> int:
-    return min(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in inputs.values())
-
-
-def _sample(inputs: Mapping[str, Path], index: int) -> dict[str, np.ndarray]:
-    # mapped anew for each sample, or all that was read would stay in memory
-    return {
-        name: np.array(np.load(path, mmap_mode="r", allow_pickle=False)[index])
-        for name, path in inputs.items()
-    }
-
-
 def _names(graph: onnx.GraphProto) -> set[str]:
     """All names in a graph and those inside of its nodes."""
     found = {value.name for value in graph.output}
@@ -241,7 +210,3 @@ def _names(graph: onnx.GraphProto) -> set[str]:
             if attribute.HasField("g"):
                 found |= _names(attribute.g)
     return found
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,94 +1,86 @@
-"""The passes of this plugin; each runs in a process of its own."""
+"""The hooks: the passes of all families; each runs in a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from wherry.errors import EnvironmentError_
 from wherry.hookspecs import hookimpl
 from wherry.model import Model
 from wherry.passes import Pass, PassStep
+from wherry_compress import basic
+from wherry_compress.member import Member
 
 if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-
-Rewrite = Literal[
-    "constant_folding",
-    "graph_fusion",
-    "dead_node_elimination",
-    "subexpression_elimination",
-    "weight_tying",
-]
-
-
-class Simplify(BaseModel):
-    """Parameters of ``simplify``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    skip: tuple[Rewrite, ...] = Field(default=(), description="rewrites to leave out")
-    fold_limit_kb: int | None = Field(
-        default=None,
-        ge=1,
-        description="constants larger than this are not folded; all are if left out",
-    )
-
-
-class Equalize(BaseModel):
-    """``equalize`` has no parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+FAMILIES = (basic.MEMBERS,)
+MEMBERS: Mapping[str, Member] = {
+    member.descriptor.name: member for family in FAMILIES for member in family
+}
 
 
 @hookimpl
 def wherry_passes() -> Iterable[Pass]:
     """What a variant may name."""
-    yield Pass(
-        name="simplify",
-        description="constants folded, batch normalisation fused, dead and double nodes removed",
-        parameters=Simplify,
-        files=(HERE / "plugin.py", HERE / "simplify.py"),
-        effects={
-            "onnxruntime": "loads faster; ONNX Runtime does most of this itself, so that the "
-            "latency hardly changes",
-            "tflite": "more models convert: shapes that were computed become constants",
-            "ncnn": "more models convert: shapes that were computed become constants",
-        },
-    )
-    yield Pass(
-        name="equalize",
-        description="channels scaled so that those of a tensor span alike: less is lost in int8",
-        parameters=Equalize,
-        needs=frozenset({"calibration"}),
-        files=(HERE / "plugin.py", HERE / "equalize.py"),
-        effects={"*": "in int8 more accurate; in other precisions nothing changes"},
-    )
+    for member in MEMBERS.values():
+        yield replace(member.descriptor, files=_files(member))
+
+
+def _files(member: Member) -> tuple[Path, ...]:
+    """What decides a pass's result: the files of its family's folder, and those that all share."""
+    module = member.function.partition(":")[0].split(".")[1:]
+    if len(module) == 1:
+        own = [HERE / f"{module[0]}.py"]
+    else:
+        own = sorted((HERE / module[0]).rglob("*.py"))
+    shared = [HERE / "job.py", HERE / "work.py", *sorted((HERE / "graph").glob("*.py"))]
+    return tuple(dict.fromkeys([*own, *shared]))
 
 
 @hookimpl
 def wherry_optimize(model: Model, step: PassStep, context: OptimizeContext) -> Model:
-    """Run the pass; its script is named like it."""
+    """Run a pass's function by ``work.py``."""
+    member = MEMBERS[step.name]
+    needs = member.descriptor.needs
+    if "torch" in needs and importlib.util.find_spec("torch") is None:
+        raise EnvironmentError_(
+            f"the pass {step.name} trains, and torch is not installed",
+            where=f"pass {step.name}",
+            remedy="Install it beside wherry: `pip install 'wherry[train]'`.",
+        )
+    source = context.normalised(model).model if member.normal else model
     output = context.output / "model.onnx"
-    request: dict[str, object] = {
-        "model": str(model.path),
+    request = {
+        "function": member.function,
+        "model": str(source.path),
         "output": str(output),
         "parameters": step.parameters.model_dump(mode="json"),
+        "data": _data(source, context),
+        "original": str(context.original.path) if "original" in needs else None,
+        "seed": context.seed if "seed" in needs else 0,
+        "scratch": str(context.scratch),
     }
-    if step.name == "equalize":
-        from wherry.data.inputs import write_inputs
-
-        normal = context.normalised(model).model  # batch norms are in their convolutions
-        request["model"] = str(normal.path)
-        request["inputs"] = write_inputs(normal, context.data["calibration"], context.scratch)
-    response = context.run_tool(HERE / f"{step.name}.py", request, requirements=None)
-    if step.name == "equalize" and not response["tensors"]:
-        context.warn(
-            "equalize found nothing to scale: it needs convolutions with nothing between them but "
-            "sums, pools and Relu"
-        )
+    response = context.run_tool(HERE / "work.py", request, requirements=None)
+    for text in response["warnings"]:
+        context.warn(text)
+    context.record(response["figures"])
     return Model.load(output)
+
+
+def _data(model: Model, context: OptimizeContext) -> dict[str, Any]:
+    """The samples as files, by role."""
+    from wherry.data.inputs import write_inputs, write_labels
+
+    files = {}
+    for role, dataset in context.data.items():
+        folder = context.scratch / role
+        folder.mkdir()
+        inputs = write_inputs(model, dataset, folder, role)
+        files[role] = {"inputs": inputs, "labels": write_labels(dataset, folder)}
+    return files

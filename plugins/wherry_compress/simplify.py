@@ -1,57 +1,36 @@
 """The pass ``simplify``: OnnxSlim, and a proof that the network is still the same.
 
-Runs alone, in a process of its own on the host's interpreter: ``simplify.py REQUEST RESPONSE``.
-The request names ``model``, ``output`` (a file) and ``parameters``. The result is written only
-after ONNX's full check, and after its outputs on made-up inputs were those of the original.
+The result is given only after its outputs on made-up inputs were those of the original.
 """
 
 from __future__ import annotations
-
-import json
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import onnxslim
 
+from wherry_compress.job import Done, Job, Refusal
+
 _TRIALS = 3
 _RELATIVE = 1e-4  # of an output's root mean square: fused batch norms round differently
 
 
-class DiffersError(Exception):
-    """The simplified network is not the original."""
-
-
-def main(request_path: str, response_path: str) -> None:
-    """Answer one request."""
-    request = json.loads(Path(request_path).read_text())
-    try:
-        response = simplify(Path(request["model"]), Path(request["output"]), request["parameters"])
-    except DiffersError as error:
-        remedy = "Leave rewrites out with `skip`, or leave the pass out."
-        response = {"error": {"message": f"simplify: {error}", "remedy": remedy}}
-    Path(response_path).write_text(json.dumps(response))
-
-
-def simplify(source: Path, output: Path, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Write the simplified model; returns the counts of nodes before and after."""
-    original = onnx.load(source)
-    limit = parameters["fold_limit_kb"]
+def apply(job: Job) -> Done:
+    """The simplified model; its figures are the counts of nodes before and after."""
+    original = job.load()
+    limit = job.parameters["fold_limit_kb"]
     slimmed = onnxslim.slim(
-        onnx.load(source),
-        skip_optimizations=list(parameters["skip"]) or None,
+        job.load(),
+        skip_optimizations=list(job.parameters["skip"]) or None,
         size_threshold=limit * 1024 if limit else None,
     )
     del slimmed.metadata_props[:]  # OnnxSlim writes what it did there, and old entries may not hold
     slimmed.metadata_props.extend(original.metadata_props)
     keep_names(original, slimmed)
-    onnx.checker.check_model(slimmed, full_check=True)
     prove(original, slimmed)
-    output.write_bytes(slimmed.SerializeToString(deterministic=True))
-    return {"nodes_before": len(original.graph.node), "nodes_after": len(slimmed.graph.node)}
+    counts = {"nodes_before": len(original.graph.node), "nodes_after": len(slimmed.graph.node)}
+    return Done(slimmed, counts)
 
 
 def keep_names(original: onnx.ModelProto, changed: onnx.ModelProto) -> None:
@@ -81,7 +60,7 @@ def prove(original: onnx.ModelProto, changed: onnx.ModelProto) -> None:
 
 def _compare(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise DiffersError(
+        raise _differs(
             f"output {name!r} became {found.dtype}{list(found.shape)}, it was "
             f"{wanted.dtype}{list(wanted.shape)}"
         )
@@ -92,7 +71,13 @@ def _compare(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
         scale = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
         same = np.allclose(found, wanted, rtol=_RELATIVE, atol=_RELATIVE * scale, equal_nan=True)
     if not same:
-        raise DiffersError(f"output {name!r} differs from the original's on made-up inputs")
+        raise _differs(f"output {name!r} differs from the original's on made-up inputs")
+
+
+def _differs(what: str) -> Refusal:
+    """The simplified network is not the original."""
+    remedy = "Leave rewrites out with `skip`, or leave the pass out."
+    return Refusal(f"simplify: {what}", remedy=remedy)
 
 
 def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -112,7 +97,3 @@ def _made_up(spec: onnxruntime.NodeArg, generator: np.random.Generator) -> np.nd
     if dtype.kind == "f":
         return np.asarray(generator.standard_normal(spec.shape), dtype)
     return np.asarray(generator.integers(0, 2, spec.shape), dtype)  # as indices within any table
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -13,12 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from wherry_compress import plugin
-
-SCRIPT = Path(plugin.__file__).with_name("simplify.py")
-spec = importlib.util.spec_from_file_location("simplify_script", SCRIPT)
-simplify = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(simplify)
+from wherry_compress import simplify, work
+from wherry_compress.basic import Simplify
 
 
 def network() -> onnx.ModelProto:
@@ -56,10 +51,18 @@ def network() -> onnx.ModelProto:
 
 def run(tmp_path: Path, model: onnx.ModelProto, **parameters) -> dict:
     onnx.save(model, tmp_path / "in.onnx")
-    values = plugin.Simplify(**parameters).model_dump(mode="json")
-    request = {"model": str(tmp_path / "in.onnx"), "output": str(tmp_path / "out.onnx")}
-    (tmp_path / "request.json").write_text(json.dumps({**request, "parameters": values}))
-    simplify.main(str(tmp_path / "request.json"), str(tmp_path / "response.json"))
+    request = {
+        "function": "wherry_compress.simplify:apply",
+        "model": str(tmp_path / "in.onnx"),
+        "output": str(tmp_path / "out.onnx"),
+        "parameters": Simplify(**parameters).model_dump(mode="json"),
+        "data": {},
+        "original": None,
+        "seed": 0,
+        "scratch": str(tmp_path),
+    }
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    work.main(str(tmp_path / "request.json"), str(tmp_path / "response.json"))
     return json.loads((tmp_path / "response.json").read_text())
 
 
@@ -75,7 +78,7 @@ def operators(path: Path) -> list[str]:
 def test_folds_fuses_and_removes_and_stays_the_same_network(tmp_path: Path) -> None:
     model = network()
     response = run(tmp_path, model)
-    assert response == {"nodes_before": 6, "nodes_after": 3}
+    assert response == {"figures": {"nodes_before": 6, "nodes_after": 3}, "warnings": []}
     slim = onnx.load(tmp_path / "out.onnx")
     assert operators(tmp_path / "out.onnx") == ["Conv", "Relu", "Reshape"]
     assert [node.name for node in slim.graph.node] == ["conv", "relu", "reshape"]
@@ -112,6 +115,6 @@ def test_a_network_that_changed_is_refused_and_not_written(
 
 def test_unknown_rewrites_and_words_are_refused() -> None:
     with pytest.raises(ValidationError, match="constant_folding"):
-        plugin.Simplify(skip=("everything",))
+        Simplify(skip=("everything",))
     with pytest.raises(ValidationError, match="extra"):
-        plugin.Simplify(speed=11)
+        Simplify(speed=11)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnx
 import onnx.parser
@@ -17,7 +15,8 @@ from wherry.parity import compare
 from wherry.passes import PassStep
 from wherry.reference import Reference
 from wherry.testing.workshop import Workshop
-from wherry_compress import equalize, plugin
+from wherry_compress import basic, equalize
+from wherry_compress.job import Data, Job
 
 RANDOM = np.random.default_rng(0)
 WIDE = np.float32([1, 100, 1, 0.01])
@@ -108,8 +107,9 @@ def host():
 def run(host, tmp_path, proto, samples):
     onnx.save(proto, tmp_path / "given.onnx")
     model = Model.load(tmp_path / "given.onnx").with_static_shapes({}, tmp_path)
-    step = PassStep("equalize", plugin.Equalize())
-    return model, Workshop(host, tmp_path).optimize(model, step, samples)
+    step = PassStep("equalize", basic.Equalize())
+    made, _ = Workshop(host, tmp_path).optimize(model, step, samples)
+    return model, made
 
 
 def spans(model, tensor, samples):
@@ -177,11 +177,6 @@ def test_gemm(tmp_path):
     proto = onnx.shape_inference.infer_shapes(proto)
     onnx.save(proto, tmp_path / "in.onnx")
     np.save(tmp_path / "x.npy", normal(6, 1, 3))
-    request = {
-        "model": str(tmp_path / "in.onnx"),
-        "output": str(tmp_path / "out.onnx"),
-        "inputs": {"x": str(tmp_path / "x.npy")},
-    }
-    (tmp_path / "request.json").write_text(json.dumps(request))
-    equalize.main(str(tmp_path / "request.json"), str(tmp_path / "response.json"))
-    assert json.loads((tmp_path / "response.json").read_text()) == {"tensors": ["a", "r"]}
+    data = {"calibration": Data({"x": tmp_path / "x.npy"})}
+    done = equalize.apply(Job(tmp_path / "in.onnx", {}, tmp_path, data))
+    assert done.figures == {"tensors": ["a", "r"]} and not done.warnings

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from wherry.model import Model, TensorSpec
 
 
-def write_inputs(model: Model, dataset: Dataset, folder: Path) -> dict[str, str]:
+def write_inputs(
+    model: Model, dataset: Dataset, folder: Path, role: str = "calibration"
+) -> dict[str, str]:
     """One .npy file an input, [samples, *shape], written a sample at a time.
 
     Args:
         model: with static shapes.
         dataset: its samples, preprocessed (`wherry.data.views.Preprocessed`).
         folder: for the files.
+        role: of the dataset, for errors.
 
     Returns:
         Input name to the path of its file.
@@ -30,7 +33,7 @@ def write_inputs(model: Model, dataset: Dataset, folder: Path) -> dict[str, str]
         DataError: there are no samples, or one does not fit the model.
     """
     if not len(dataset):
-        raise DataError("calibration needs at least one sample, and the dataset is empty")
+        raise DataError(f"{role} needs at least one sample, and the dataset is empty")
     paths = {spec.name: folder / f"input{index}.npy" for index, spec in enumerate(model.inputs)}
     with ExitStack() as stack:
         # Written and not mapped: pages of a map count as memory, and a full disk ends the process.
@@ -46,12 +49,21 @@ def write_inputs(model: Model, dataset: Dataset, folder: Path) -> dict[str, str]
             for spec in model.inputs:
                 only = sample.inputs.get("") if len(model.inputs) == 1 else None
                 value = sample.inputs.get(spec.name, only)
-                files[spec.name].write(_checked(value, spec, index).tobytes())
+                files[spec.name].write(_checked(value, spec, f"{role} sample {index}").tobytes())
     return {name: str(path) for name, path in paths.items()}
 
 
-def _checked(value: Any, spec: TensorSpec, index: int) -> np.ndarray:
-    where = f"calibration sample {index}"
+def write_labels(dataset: Dataset, folder: Path) -> str | None:
+    """Class indices as one .npy file, int64 [samples]; None where a sample has none."""
+    labels = [sample.label for sample in dataset]
+    if not all(isinstance(label, int | np.integer) for label in labels):
+        return None
+    path = folder / "labels.npy"
+    np.save(path, np.array(labels, np.int64))
+    return str(path)
+
+
+def _checked(value: Any, spec: TensorSpec, where: str) -> np.ndarray:
     if value is None:
         raise DataError(f"the input {spec.name!r} is missing", where=where)
     array = np.asarray(value)

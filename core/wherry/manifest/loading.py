@@ -347,12 +347,13 @@ class _Reader:
         if known is None:
             self.problems.add(node.place, f"unknown pass {name!r}", suggest(name, self.host.passes))
             return None
-        if "calibration" in known.needs and "calibration" not in self.entries("data"):
-            self.problems.add(
-                node.place,
-                f"the pass {name} needs data.calibration, which is missing",
-                "Add `calibration:` below `data:`.",
-            )
+        for role in ("calibration", "training"):
+            if role in known.needs and role not in self.entries("data"):
+                self.problems.add(
+                    node.place,
+                    f"the pass {name} needs data.{role}, which is missing",
+                    f"Add `{role}:` below `data:`.",
+                )
         parameters = validate(
             known.parameters, said, self.root, (*where, name), self.problems, empty=True
         )

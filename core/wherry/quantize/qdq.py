@@ -137,6 +137,20 @@ def scale_of(low: float, high: float, *, symmetric: bool, threshold: float = 0.0
     return Scale(scale, round(min(max(-low / scale, 0), 255)))
 
 
+def half_scales(scales: np.ndarray) -> np.ndarray:
+    """The least numbers of float16, as float32, that are no less than some scales and not 0.
+
+    Scales beyond float16 become its greatest number.
+    """
+    most = np.finfo(np.float16).max
+    near = np.minimum(scales, most).astype(np.float16)
+    with np.errstate(over="ignore"):  # of those that are the greatest, which is not needed
+        above = np.nextafter(near, np.float16(np.inf))
+    up = np.where(near.astype(np.float32) < np.minimum(scales, most), above, near)
+    found: np.ndarray = np.maximum(up, np.finfo(np.float16).smallest_subnormal).astype(np.float32)
+    return found
+
+
 def _float32(value: float) -> float:
     return max(float(np.float32(value)), LEAST_SCALE)
 
@@ -338,7 +352,10 @@ class _Writer:
             threshold = self.calibration.threshold(name)
         else:
             return None
-        return scale_of(low, high, symmetric=self.form.symmetric, threshold=threshold)
+        scale = scale_of(low, high, symmetric=self.form.symmetric, threshold=threshold)
+        if self.form.half_scales:
+            scale = scale._replace(scale=float(half_scales(np.asarray(scale.scale, np.float32))))
+        return scale
 
     def _mark(self, name: str) -> None:
         scale = self._known(name)
@@ -449,6 +466,8 @@ class _Writer:
             has_bias = len(node.input) > 2 and bool(node.input[2])
             bias = self._bias(node, weights) if has_bias else None
             scales = weight_scales(weights, axis, bias, step)
+            if self.form.half_scales:
+                scales = half_scales(scales)
             node.input[1] = self._weight(node.input[1], weights, axis, scales)
             if bias is not None and self.form.whole_bias:
                 node.input[2] = self._whole_bias(node, bias, scales, step)

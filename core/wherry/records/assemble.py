@@ -15,7 +15,7 @@ import numpy as np
 
 from wherry import __version__
 from wherry.calibration import Calibration
-from wherry.errors import UnsupportedError, WherryError
+from wherry.errors import UnsupportedError
 from wherry.plan import EVALUATION
 from wherry.records.layers import NO_LAYERS, layer_fields
 from wherry.reports import SCHEMA_VERSION, RunRecord
@@ -115,6 +115,7 @@ def _result(
         "latency": None,
         "metrics": {},
         "evaluated": 0,
+        "passes": [],
         "calibration": None,
         "parity": None,
         "size_bytes": None,
@@ -131,27 +132,20 @@ def _result(
         "provenance": {},
         "extra": {},
     }
-    warnings: list[str] = []
-    error: WherryError | None = None
-    for step in row.steps[:-1]:
-        outcome = outcomes[step]
-        error = error or outcome.error
-        if outcome.result is not None:
-            warnings.extend(outcome.result.warnings)
-            if isinstance(outcome.result.value, Calibration):
-                found = outcome.result.value
-                result["calibration"] = {"method": found.method, "samples": found.samples}
+    done = [outcomes[step] for step in row.steps[:-1]]
+    error = next((outcome.error for outcome in done if outcome.error), None)
+    results = [outcome.result for outcome in done if outcome.result is not None]
+    warnings = [text for each in results for text in each.warnings]
+    result["passes"] = [dict(each.record) for each in results if each.record]
+    for each in results:
+        if isinstance(each.value, Calibration):
+            result["calibration"] = {"method": each.value.method, "samples": each.value.samples}
     converted_outcome = outcomes[row.convert].result
     converted: Converted | None = converted_outcome.value if converted_outcome else None
     if converted is not None:
         result["size_bytes"] = converted.artifact.size_bytes
         result["artifact"] = f"sha256:{converted.artifact.digest}"
         result["provenance"] = dict(converted.artifact.provenance)
-        if converted.parity is not None:
-            result["parity"] = {
-                "sqnr_db": converted.parity.sqnr_db,
-                "cosine": converted.parity.cosine,
-            }
 
     profile = outcomes[row.profile]
     profiled: Profiled | None = None
@@ -163,6 +157,7 @@ def _result(
         error = error or profiled.error
         warnings.extend(profiled.warnings)
         result["cached"] = profiled.cached
+    result["parity"] = _parity(converted, profiled)
     measured = profiled.measurement if profiled else None
     if measured is not None and converted is not None:
         result["status"] = "ok"
@@ -186,6 +181,12 @@ def _result(
         result["error"] = "it was not measured, and no step says why: this is a bug of wherry"
     result["warnings"] = list(dict.fromkeys(warnings))
     return result, profiled
+
+
+def _parity(converted: Converted | None, profiled: Profiled | None) -> dict[str, float] | None:
+    """As compared on the host, else on the board."""
+    found = (converted.parity if converted else None) or (profiled.parity if profiled else None)
+    return None if found is None else {"sqnr_db": found.sqnr_db, "cosine": found.cosine}
 
 
 def latency(measured: Measurement, seed: int) -> dict[str, Any]:

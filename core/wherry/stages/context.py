@@ -59,11 +59,13 @@ class StageResult:
         value: for the steps that need this one.
         cached: the store had it.
         warnings: for the report.
+        record: what a pass says of what it did; JSON values.
     """
 
     value: Any
     cached: bool = False
     warnings: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,7 @@ class HostContext:
     scratch: Path
     log: Path
     warnings: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
 
     def run_tool(
         self,
@@ -289,6 +292,10 @@ class HostContext:
         """Keep a sentence for the report."""
         self.warnings.append(text)
 
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Keep figures for the report."""
+        self.figures.update(values)
+
 
 def normalised_key(model: Model, also: Collection[str]) -> Key:
     """All that decides a normal form."""
@@ -328,7 +335,11 @@ def take_or_build_locked(
     with services.store.build(key) as output, scratch_folder(services) as scratch:
         context = HostContext(services, step, output, scratch, log_path(services, step))
         build(context)
-        told = {"run": services.run_directory.name, "warnings": context.warnings}
+        told = {
+            "run": services.run_directory.name,
+            "warnings": context.warnings,
+            "record": context.figures,
+        }
         (output / NOTES).write_text(json.dumps(told, indent=1))
     entry = services.store.get(key)
     assert entry is not None, "an entry that was just committed under its lock is there"
@@ -384,13 +395,15 @@ class Notes:
     Attributes:
         run: the id of the run that made it.
         warnings: of its step.
+        record: see `StageResult`.
     """
 
     run: str
     warnings: tuple[str, ...]
+    record: Mapping[str, Any]
 
 
 def notes(entry: Entry) -> Notes:
     """The notes in an entry that a stage made."""
     values = json.loads((entry.directory / NOTES).read_text())
-    return Notes(values["run"], tuple(values["warnings"]))
+    return Notes(values["run"], tuple(values["warnings"]), values.get("record", {}))

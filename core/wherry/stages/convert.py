@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from wherry.artifact import Artifact
 from wherry.calibration import Calibration
@@ -21,9 +18,7 @@ from wherry.errors import (
     UnsupportedError,
 )
 from wherry.keep import kept_nodes
-from wherry.parity import OutputParity, Parity, check, compare
-from wherry.plan import CALIBRATION, EVALUATION
-from wherry.reference import Reference, random_inputs
+from wherry.parity import Parity
 from wherry.stages.context import (
     FILES,
     HostContext,
@@ -33,26 +28,17 @@ from wherry.stages.context import (
     take_or_build,
     take_or_build_locked,
 )
-from wherry.stages.keys import (
-    agent_code,
-    files_digest,
-    normalise_code,
-    own_code,
-    own_lock,
-    plugin_code,
-)
-from wherry.stages.prepare import model_ready
+from wherry.stages.keys import normalise_code, own_lock, plugin_code
+from wherry.stages.parity import Comparison
 from wherry.store import Key
 from wherry.target import Backend, Target, Unsupported, split_options
 
 if TYPE_CHECKING:
-    from wherry.dataset import Dataset
     from wherry.model import Model
     from wherry.plan import Step
     from wherry.store import Entry
 
 ARTIFACT_FILE = "wherry-artifact.json"
-PARITY_FILE = "parity.json"
 
 
 @dataclass(frozen=True)
@@ -60,11 +46,13 @@ class Converted:
     """What the convert stage gives: an artifact in the store, and how close it came.
 
     Attributes:
-        parity: None where the host cannot run the artifact; the warnings say why.
+        parity: None where it was not checked on the host; the warnings say why.
+        unchecked: what a board has to check then, before it measures; None: nothing.
     """
 
     artifact: Artifact
     parity: Parity | None
+    unchecked: Comparison | None = None
 
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -98,7 +86,8 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
         accepted = Key("accepted", {"convert": key.digest})
         try:
             _check_files(artifact, entry)
-            parity, known, more = _parity(step, artifact, model, target, inputs, services)
+            comparison = Comparison.of(artifact, model, target, inputs, services)
+            parity, known, more = _parity(step, comparison, services)
         except (ParityError, PluginError, ToolError):
             # No artifact is kept on failure, unless it has passed with other options, samples or
             # thresholds: then some run, this one or another, may be using it right now.
@@ -106,7 +95,8 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
                 services.store.remove(key)
             raise
         take_or_build(services, step.id, accepted, lambda _context: None)
-    return StageResult(Converted(artifact, parity), cached and known, (*warnings, *more))
+    unchecked = comparison if parity is None and comparison.samples else None
+    return StageResult(Converted(artifact, parity, unchecked), cached and known, (*warnings, *more))
 
 
 def _convert_key(
@@ -202,89 +192,28 @@ def _check_files(artifact: Artifact, entry: Entry) -> None:
 
 
 def _parity(
-    step: Step,
-    artifact: Artifact,
-    model: Model,
-    target: Target,
-    inputs: Mapping[str, Any],
-    services: Services,
+    step: Step, comparison: Comparison, services: Services
 ) -> tuple[Parity | None, bool, tuple[str, ...]]:
     """Compare with ONNX Runtime in fp32 on the host: (figures, were in the store, warnings)."""
-    backend, manifest = services.host.backends[target.backend], services.manifest
-    device = services.host_device
-    section = manifest.parity
+    backend, device = comparison.backend, services.host_device
+    if not comparison.samples:
+        return None, True, ("parity was not checked: the manifest says so (parity.samples: 0)",)
     reason = None
-    if not section.samples:
-        reason = "the manifest says so (parity.samples: 0)"
-    elif not backend.runs_on_host:
+    if not backend.runs_on_host:
         reason = f"no host runs {backend.artifact_format} artifacts"
     elif device is None:
         reason = "no plugin offers a device for this host"
-    if reason is not None:
-        return None, True, (f"parity was not checked: {reason}",)
-    assert device is not None
-    dataset: Dataset | None = inputs.get(f"data:{EVALUATION}") or inputs.get(f"data:{CALIBRATION}")
-    probed = services.probe(device)
-    try:
-        runtime = probed.runtime(backend.name)
-    except EnvironmentError_ as error:
-        reason = f"this host has no runtime for it: {error}"
-        return None, True, (f"parity was not checked: {reason}",)
-    _, options = split_options(target.options)
-    options.pop("threads", None)
-    key = Key(
-        "parity",
-        {
-            "artifact": artifact.digest,
-            "model": model.digest,
-            "data": dataset.digest if dataset else {"random": manifest.seed},
-            "preprocess": dict(manifest.model.preprocess) if dataset else {},
-            "samples": section.samples,
-            "options": options,
-            "runtime": runtime,
-            "runner": files_digest((backend.runner,)),
-            "agent": agent_code(services, device),
-            "board": probed.info.fingerprint,
-            "code": own_code("data/views", "parity", "preprocess", "reference"),
-            "host": own_lock(),
-        },
-    )
-
-    def samples() -> Iterator[Mapping[str, np.ndarray]]:
-        if dataset is None:
-            return iter(random_inputs(model.inputs, section.samples, manifest.seed))
-        ready = model_ready(dataset, model, services)
-        return (sample.inputs for sample in islice(ready, section.samples))
-
-    def build(context: HostContext) -> None:
-        context.progress("checking parity")
-        reference = Reference(model)
-        with (
-            services.device(device).session(lease=False) as session,
-            session.host(artifact, target, backend, {}) as runner,
-        ):
-            figures = compare(runner.infer(samples()), map(reference.run, samples()))
-        for text in figures.warnings:
-            context.warn(text)
-        (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures), indent=1))
-
-    try:
-        entry, cached, warnings = take_or_build(services, f"{step.id}:parity", key, build)
-    except UnsupportedError as error:  # the runtime is what the owner of a board installs
-        return None, True, (f"parity was not checked: this host cannot run it: {error}",)
-    figures = _read_parity(entry)
-    threshold = section.thresholds.get(target.precision) or backend.threshold(target.precision)
-    check(figures, threshold, where="parity", precision=target.precision)
-    return figures, cached, warnings
-
-
-def _read_parity(entry: Entry) -> Parity:
-    values = json.loads((entry.directory / PARITY_FILE).read_text())
-    per_output = {name: OutputParity(**fields) for name, fields in values["per_output"].items()}
-    return Parity(
-        values["sqnr_db"],
-        values["cosine"],
-        per_output,
-        values["samples"],
-        tuple(values["warnings"]),
-    )
+    else:
+        try:
+            return comparison.on(device, services, f"{step.id}:parity")
+        except EnvironmentError_ as error:
+            reason = f"this host has no runtime for it: {error}"
+        except UnsupportedError as error:  # the runtime is what the owner of a board installs
+            reason = f"this host cannot run it: {error}"
+            figures = comparison.of_stand_in(services, f"{step.id}:parity")
+            if figures is not None:
+                reason += (
+                    "; the file that the board starts from has "
+                    f"{figures.sqnr_db:.1f} dB on ONNX Runtime"
+                )
+    return None, True, (f"parity was not checked on this host: {reason}",)

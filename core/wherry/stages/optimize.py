@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
-from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.plan import ORIGINAL
+from wherry.stages.context import HostContext, Services, StageResult, notes, take_or_build
 from wherry.stages.keys import normalise_code, own_code, own_lock, plugin_code
 from wherry.stages.prepare import model_ready, name_model, named_model
 from wherry.store import Key
@@ -23,6 +24,16 @@ class _Context(HostContext):
     """`wherry.context.OptimizeContext` on the host."""
 
     data: Mapping[str, Dataset]
+    original: Model
+    seed: int
+
+    def latency_ms(
+        self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
+    ) -> float:
+        """See `wherry.context.OptimizeContext.latency_ms`."""
+        from wherry.stages.candidate import latency_ms
+
+        return latency_ms(model, backend, device, precision, self.step, self.services)
 
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -30,7 +41,10 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     model: Model = inputs[step.needs[0]]
     pass_step = step.passes[-1]
     descriptor = services.host.passes[pass_step.name]
-    datasets = {need.removeprefix("data:"): inputs[need] for need in step.needs[1:]}
+    datasets = {
+        need.removeprefix("data:"): inputs[need] for need in step.needs if need.startswith("data:")
+    }
+    original: Model = inputs.get(ORIGINAL, model)
     key = Key(
         "optimize",
         {
@@ -43,6 +57,9 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "parameters": pass_step.parameters.model_dump(mode="json"),
             "data": [dataset.digest for dataset in datasets.values()],
             "preprocess": dict(services.manifest.model.preprocess) if datasets else {},
+            "original": original.digest if "original" in descriptor.needs else "",
+            "seed": services.manifest.seed if "seed" in descriptor.needs else None,
+            "boards": _boards(services) if "device" in descriptor.needs else {},
             "host": own_lock(),
         },
     )
@@ -56,14 +73,27 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             context.scratch,
             context.log,
             context.warnings,
+            context.figures,
             data=ready,
+            original=original,
+            seed=services.manifest.seed,
         )
         made = services.host.optimize(model, pass_step, inner)
         _check(made, model, pass_step.name, context)
         name_model(context, made)
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
-    return StageResult(named_model(entry), cached, warnings)
+    figures = {"pass": pass_step.name, **notes(entry).record}
+    return StageResult(named_model(entry), cached, warnings, figures)
+
+
+def _boards(services: Services) -> dict[str, list[str]]:
+    """The boards that a pass may measure on."""
+    found = {}
+    for name in sorted({row.target.device for row in services.plan.rows}):
+        info = services.probe(name).info
+        found[name] = [info.fingerprint, info.identity]
+    return found
 
 
 def _check(made: Model, model: Model, name: str, context: HostContext) -> None:

@@ -28,6 +28,7 @@ from wherry.store import Key
 
 if TYPE_CHECKING:
     from wherry.dataset import Dataset
+    from wherry.parity import Parity
     from wherry.plan import Row, Step
     from wherry.stages.convert import Converted
 
@@ -40,6 +41,7 @@ class Profiled:
         measurement: None where it failed.
         cached: nothing of it was measured in this run.
         run: the id of the run that measured it, or the rest of it.
+        parity: as compared on the board, where the host could not run the artifact.
     """
 
     measurement: Measurement | None
@@ -47,6 +49,7 @@ class Profiled:
     cached: bool = False
     warnings: tuple[str, ...] = ()
     run: str = ""
+    parity: Parity | None = None
 
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
@@ -119,7 +122,7 @@ def _job(
             "artifact": converted.artifact.digest,
             "options": target.options.model_dump(mode="json"),
             "runtime": probed.runtime(target.backend),
-            "runner": files_digest((backend.runner,)),
+            "runner": files_digest(backend.board_code),
             "agent": agent_code(services, target.device),
             "profiler": services.host.code(worker),
             "board": probed.info.fingerprint,
@@ -143,7 +146,10 @@ def _known(step: Step, job: Job, services: Services) -> Profiled | None:
         if entry is None:
             return None
         measurement, about = Measurement.load(entry.directory), notes(entry)
-    return Profiled(measurement, cached=True, warnings=about.warnings, run=about.run)
+    parity, unchecked = None, job.converted.unchecked
+    if unchecked is not None:
+        parity, _, _ = unchecked.on(step.device, services, f"{step.id}:{job.row.id}:parity")
+    return Profiled(measurement, None, True, about.warnings, about.run, parity)
 
 
 def _profiled(step: Step, job: Job, rounds: Rounds, services: Services) -> Profiled:
@@ -166,4 +172,4 @@ def _profiled(step: Step, job: Job, rounds: Rounds, services: Services) -> Profi
             services.store.remove(job.key)
         entry, _, _ = take_or_build_locked(services, f"{step.id}:{job.row.id}", job.key, keep)
     cached = job.key.digest not in rounds.fresh
-    return Profiled(merged, cached=cached, warnings=told, run=notes(entry).run)
+    return Profiled(merged, None, cached, told, notes(entry).run, rounds.parity.get(index))

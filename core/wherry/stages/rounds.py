@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wherry.dataset import Dataset
     from wherry.device import BoardInfo, Session
     from wherry.metrics import Metric
+    from wherry.parity import Parity
     from wherry.plan import Row, Step
     from wherry.stages.convert import Converted
     from wherry.target import Backend
@@ -85,6 +86,7 @@ class Rounds:
         failed: row to the reason.
         sustained: per row, the run without pause, where one was asked for.
         layers: per row, the round that timed its layers, where that was asked for and went well.
+        parity: per row whose artifact the host could not run, as compared on the board.
         warnings: per row.
         fresh: digests of the keys of which a round was measured in this run: two rows with one
             artifact are measured once.
@@ -105,6 +107,7 @@ class Rounds:
         self.measured: dict[int, list[Measurement]] = {job.row.index: [] for job in jobs}
         self.sustained: dict[int, Mapping[str, Any]] = {}
         self.layers: dict[int, Measurement] = {}
+        self.parity: dict[int, Parity] = {}
         self.failed: dict[int, WherryError] = {}
         self.warnings: dict[int, list[str]] = {job.row.index: [] for job in jobs}
         self.fresh: set[str] = set()
@@ -209,6 +212,7 @@ class Rounds:
             _measure(job, number, session, done, self._dataset, self._reference, context)
 
         try:
+            self._check_parity(job, session, name)
             entry, known, told = take_or_build(services, name, round_key(job, number), build)
             measurement = Measurement.load(entry.directory)
         except (Interrupted, DeviceLostError):
@@ -231,6 +235,17 @@ class Rounds:
             if not known:
                 self.fresh.add(job.key.digest)
         self._tries.success()
+
+    def _check_parity(self, job: Job, session: Session, name: str) -> None:
+        """What the host could not run proves here, once, that it is the same network."""
+        index, unchecked = job.row.index, job.converted.unchecked
+        if unchecked is None or index in self.parity:
+            return
+        figures, _, told = unchecked.on(
+            self._step.device, self._services, f"{name}:parity", session
+        )
+        self.parity[index] = figures
+        self.warnings[index] += [f"parity was checked on {self._step.device} instead", *told]
 
     def _fail(self, job: Job, number: int, error: WherryError) -> None:
         """End a row; one whose layers cannot be timed is measured all the same."""

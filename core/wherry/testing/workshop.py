@@ -68,12 +68,29 @@ class Workshop(Lending):
         context = replace(self._context(), settings=settings or CalibrationSettings())
         return self._host.calibrate(model, dataset, target, context)
 
-    def optimize(self, model: Model, step: PassStep, samples: Sequence[Inputs]) -> Model:
-        """Apply one pass, which sees the samples for whatever data it needs."""
+    def optimize(
+        self,
+        model: Model,
+        step: PassStep,
+        samples: Sequence[Inputs],
+        *,
+        labels: Sequence[int] | None = None,
+        original: Model | None = None,
+    ) -> tuple[Model, Mapping[str, Any]]:
+        """Apply one pass: the model, and what the pass tells of what it did.
+
+        Args:
+            model: with static shapes.
+            step: the pass.
+            samples: for whatever data it needs.
+            labels: one for each sample.
+            original: the model before any pass; None: ``model``.
+        """
         needs = self._host.passes[step.name].needs
         roles = [role for role in (CALIBRATION, TRAINING) if role in needs]
-        context = replace(self._context(), data=dict.fromkeys(roles, _Samples(samples)))
-        return self._host.optimize(model, step, context)
+        data: dict[str, Dataset] = {role: _Samples(samples, labels) for role in roles}
+        context = replace(self._context(), data=data, given=original or model)
+        return self._host.optimize(model, step, context), context.figures
 
     def run(
         self, artifact: Artifact, target: Target, samples: Sequence[Inputs]
@@ -122,6 +139,22 @@ class _Context:
     log: Path
     settings: CalibrationSettings = field(default_factory=CalibrationSettings)
     data: Mapping[str, Dataset] = field(default_factory=dict)
+    given: Model | None = None
+    seed: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def original(self) -> Model:
+        assert self.given is not None, "of a pass alone"
+        return self.given
+
+    def latency_ms(
+        self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
+    ) -> float:
+        raise NotImplementedError("a workshop has no targets to measure on")
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        self.figures.update(values)
 
     def run_tool(
         self, script: Path, request: Mapping[str, Any], *, requirements: Requirements | None
@@ -150,9 +183,10 @@ class _Context:
 class _Samples(Dataset):
     """Samples in memory."""
 
-    def __init__(self, samples: Sequence[Inputs]) -> None:
+    def __init__(self, samples: Sequence[Inputs], labels: Sequence[int] | None = None) -> None:
         self.name = "samples"
         self._samples = samples
+        self._labels = labels
 
     @property
     def digest(self) -> str:
@@ -160,10 +194,10 @@ class _Samples(Dataset):
         for sample in self._samples:
             for name, array in sample.items():
                 digest.update(name.encode() + array.tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(f"{digest.hexdigest()} {self._labels}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self._samples[index])
+        return Sample(self._samples[index], self._labels[index] if self._labels else None)

@@ -170,6 +170,7 @@ def result_of(
         if measured
         else [],
         "provenance": {"tool": backend},
+        "passes": [{"pass": "prune.filters", "macs": 0.5}],
         "extra": {"runtime": {"version": "1.0"}},
         **changes,
     }

@@ -99,6 +99,7 @@ class Bench:
         self.pass_names: tuple[str, ...] = ("rewrite",)
         self.error, self.broken_pin = 0.0, False
         self.sessions = 0
+        self.runs_on_host = True
         self.broken_at = -1  # of the calls of the profile hook
         self.breaks: BaseException = ToolError("the runner crashed")
         self.profiled: list[tuple[str, int]] = []
@@ -119,6 +120,7 @@ class Bench:
             artifact_format="onnx",
             convert_files=(self.code["convert"],),
             calibrated=frozenset({"int8"}),
+            runs_on_host=self.runs_on_host,
         )
 
     @hookimpl

@@ -64,7 +64,7 @@ def tool(lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def packages(lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("calibrate", "convert", "optimize", "prepare", "reference"):
+    for module in ("calibrate", "convert", "parity", "optimize", "prepare", "reference"):
         monkeypatch.setattr(f"wherry.stages.{module}.own_lock", lambda: "other packages")
 
 

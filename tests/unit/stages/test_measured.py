@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from wherry.errors import EnvironmentError_, Interrupted, StoreError, ToolError
+from wherry.errors import EnvironmentError_, Interrupted, StoreError, ToolError, UnsupportedError
 from wherry.execute import execute
 from wherry.measurement import Measurement
 from wherry.store import Store
@@ -54,6 +54,39 @@ def test_without_a_runtime_here_the_report_says_that_parity_was_not_checked(lab)
     assert lab.statuses(values) == ["failed"] * 4, "here it cannot be measured either"
     assert "no wheel fits" in values["results"][0]["error"]
     assert any("parity was not checked" in text for text in values["results"][0]["warnings"])
+
+
+def test_what_no_host_runs_is_compared_on_the_board(lab) -> None:
+    lab.bench.runs_on_host = False
+    values = lab.run()
+    assert lab.statuses(values) == ["ok"] * 4
+    assert {result["parity"]["sqnr_db"] for result in values["results"]} == {300.0}
+    warnings = values["results"][0]["warnings"]
+    assert any("no host runs onnx artifacts" in text for text in warnings)
+    assert "parity was checked on local instead" in warnings
+    assert lab.made["parity"] == 4
+    again = lab.run()
+    assert lab.made == {} and again["results"][0]["parity"] == values["results"][0]["parity"]
+    assert again["results"][0]["warnings"] == warnings
+
+
+def test_what_is_another_network_on_the_board_is_not_measured(lab) -> None:
+    lab.bench.runs_on_host, lab.bench.error = False, 1.0
+    values = lab.run()
+    assert lab.statuses(values) == ["failed"] * 4 and lab.bench.profiled == []
+    assert "dB" in values["results"][0]["error"] and values["results"][0]["latency"] is None
+    lab.text += "parity: {samples: 0}\n"
+    values = lab.run()
+    assert lab.statuses(values) == ["ok"] * 4 and values["results"][0]["parity"] is None
+
+
+def test_a_board_that_lacks_what_a_runtime_needs_is_skipped(lab) -> None:
+    lab.bench.reached = UnsupportedError("there is no mace_run", remedy="Build one.")
+    values = lab.run()
+    assert lab.statuses(values) == ["skipped"] * 4
+    assert "Build one" in values["results"][0]["error"]
+    assert any("this host cannot run it" in text for text in values["results"][0]["warnings"])
+    assert lab.kept("convert") == 4
 
 
 # Rounds
