@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wherry.artifact import Artifact
     from wherry.context import StepContext
     from wherry.model import Model
+    from wherry.native import Native
     from wherry.operators import Asking, Support
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -226,6 +227,7 @@ class Backend:
             (the name in capitals) say otherwise. What is found there is part of the keys of
             measurements.
         prepare_s: how long the runner's ``prepare`` may take on a board, seconds.
+        native: machine code that the runner wants beside its Python packages; None: nothing.
     """
 
     name: str
@@ -251,6 +253,7 @@ class Backend:
     dissect: Callable[[Artifact, StepContext], Artifact] | None = None
     tools: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prepare_s: float = 0.0
+    native: Native | None = None
 
     @property
     def board_code(self) -> tuple[Path, ...]:

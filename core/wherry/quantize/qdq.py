@@ -18,7 +18,7 @@ already, a number is added.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -82,6 +82,29 @@ def insert_qdq(
     return _Writer(proto, calibration, form, keep).write()
 
 
+def decide(
+    proto: onnx.ModelProto,
+    calibration: Calibration,
+    form: QdqForm,
+    keep: frozenset[str] = frozenset(),
+    unfit: frozenset[str] = frozenset(),
+) -> Quantised:
+    """What `insert_qdq` would quantise, for runtimes that are not told by Q/DQ.
+
+    Args:
+        proto: as for `insert_qdq`.
+        calibration: of this model.
+        form: the runtime's; of it ``whole_bias`` says nothing here.
+        keep: names of nodes that stay float.
+        unfit: names of nodes that the runtime only has in float. Unlike those that are kept, they
+            may read and give what is rounded.
+
+    Returns:
+        The model as it is given, and the rest as `insert_qdq` gives it.
+    """
+    return _Writer(proto, calibration, form, keep, unfit).decide()
+
+
 def quantise_weights(proto: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> Quantised:
     """A copy with int8 weights and a DequantizeLinear behind each; all sums stay in float.
 
@@ -141,6 +164,7 @@ class _Writer:
         calibration: Calibration,
         form: QdqForm,
         keep: frozenset[str],
+        unfit: frozenset[str] = frozenset(),
     ) -> None:
         import onnx
         from onnx import numpy_helper
@@ -166,6 +190,7 @@ class _Writer:
                 self.readers.setdefault(name, []).append(node)
             self._inner.update(_read_inside(node))
         self.keep = set(keep)
+        self.unfit = unfit
         self.floats = self._kept_tensors()
         self.absorbed: dict[str, onnx.NodeProto] = {}  # tensor before to the activation
         self.chosen: dict[str, onnx.NodeProto] = {}  # by name
@@ -178,15 +203,19 @@ class _Writer:
         self._names: dict[tuple[str, str], str] = {}  # see `_name`
 
     def write(self) -> Quantised:
-        for node in self.proto.graph.node:
-            self._consider(node)
+        made = self.decide()
         self._place()
+        return replace(made, stored=self._stored)
+
+    def decide(self) -> Quantised:
+        for node in self.proto.graph.node:
+            if node.name not in self.unfit:
+                self._consider(node)
         return Quantised(
             self.proto,
             frozenset(self.chosen),
             self.whole,
-            self._stored,
-            {
+            absorbed={
                 self.makers[tensor].name: (activation.name,)
                 for tensor, activation in self.absorbed.items()
             },

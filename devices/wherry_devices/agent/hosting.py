@@ -147,6 +147,7 @@ class Hosting:
         return {
             "tools": tools.find(header["wanted"], header["named"]),
             "cache": str(cache),
+            "native": header["native"],
             "machine": os.uname().machine,
         }
 
