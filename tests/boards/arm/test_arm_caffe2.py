@@ -33,7 +33,7 @@ data:
   calibration: {{source: mnist5k, slice: "0:100"}}
   evaluation: {{source: mnist5k, slice: "200:{200 + SAMPLES}"}}
 metrics: [top1, agreement]
-measure: {{rounds: 1, duration_s: 0.1, warmup_s: 0.05}}
+measure: {{rounds: 1, duration_s: 0.1, warmup_s: 0.05, warmup_runs: 2, min_runs: 5}}
 targets:
   - {{backend: caffe2, precision: [fp32, int8], device: [local, board]}}
 """
