@@ -14,12 +14,13 @@ from wherry.model import Model
 from wherry.passes import Pass, PassStep
 from wherry_compress import basic
 from wherry_compress.member import Member
+from wherry_compress.share import passes as share
 
 if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-FAMILIES = (basic.MEMBERS,)
+FAMILIES = (basic.MEMBERS, share.MEMBERS)
 MEMBERS: Mapping[str, Member] = {
     member.descriptor.name: member for family in FAMILIES for member in family
 }

@@ -16,7 +16,10 @@ import zlib
 from wherry.packing.regions import find
 from wherry.packing.tables import Coded, Table, shared, table_lengths, varint
 
-__all__ = ["pack"]
+__all__ = ["MARK", "pack"]
+
+MARK = ("wherry.pack", "huffman")
+"""Of a model's ``metadata_props``, key and value: artifacts that are made of it travel packed."""
 
 MAGIC = b"WPK\x01"
 _PREFIX = struct.Struct("<4sQ32sI")

@@ -30,10 +30,12 @@ MOST_ENTRIES = 1 << 14
 
 _PIECE = 1 << 24  # bytes that are looked at together
 _BLOCK_BYTES = 256
+_SAMPLE_BYTES = 2048
 _ENTRY = 6.0  # bits for the length of a code, and for its word where that is a multiple of a step
 _OVERHEAD = 160.0  # bits of a region, besides its entries
 _STORED = 0.92  # of a byte of float weights that is deflated
 _OVERLAP = 32  # bytes
+_SURE = 32  # words
 _ROUNDS = 4
 _SWITCH = 320.0  # bits, to go on at another alignment
 
@@ -105,7 +107,7 @@ def _grown(data: memoryview) -> list[_Candidate]:
     """Candidates; they may overlap."""
     places = [(width, phase) for width in WIDTHS for phase in range(width)]
     blocks = len(data) // _BLOCK_BYTES + 1
-    prices = [np.full(blocks, _STORED * 8 * _BLOCK_BYTES)]
+    prices = [_deflated(data, blocks)]
     for width, phase in places:
         _, words = words_at(data, width, phase, 0, len(data))
         prices.append(np.full(blocks, np.inf))
@@ -127,6 +129,17 @@ def _grown(data: memoryview) -> list[_Candidate]:
         for region, price in found.items()
         if (stored := 8.0 * len(zlib.compress(data[region.start : region.stop], 1))) > price
     ]
+
+
+def _deflated(data: memoryview, blocks: int) -> np.ndarray:
+    """Bits of each block where it is not coded."""
+    found = np.zeros(blocks)
+    for start in range(0, len(data), _SAMPLE_BYTES):
+        chunk = data[start : start + _SAMPLE_BYTES]
+        bits = 8.0 * len(zlib.compress(chunk, 1)) * _BLOCK_BYTES / len(chunk)
+        first = start // _BLOCK_BYTES
+        found[first : first + _SAMPLE_BYTES // _BLOCK_BYTES] = bits
+    return found
 
 
 def _path(prices: np.ndarray) -> list[tuple[int, int, int]]:
@@ -189,6 +202,9 @@ class _Words:
         cut = [(a, b) for a, b, _ in self._best() if a < last and b > first]
         for start, stop in self._joined(cut):
             one, other = self._grow(max(start, first), min(stop, last))
+            quarter = (other - one) // 4
+            if quarter > _SURE:  # again from what is surely of it
+                one, other = self._grow(one + quarter, other - quarter)
             if other > one:
                 found.append((one, other, self._price(one, other)))
         return found
