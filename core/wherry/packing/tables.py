@@ -94,13 +94,23 @@ def multiples(values: np.ndarray) -> tuple[float, np.ndarray] | None:
     if not len(sizes) or gaps.min() <= 0:
         return None
     least = float(sizes.min())
-    for guess in dict.fromkeys((float(min(least, gaps.min())), least, least / 2, least / 3)):
+    guesses = (float(min(least, gaps.min())), least, least / 2, least / 3, _lowest_bit(sizes))
+    for guess in dict.fromkeys(guesses):
         step = float(np.float32(guess))
         if step and np.abs(rising).max() / step < _MOST_MULTIPLE:
             numbers = np.rint(rising / step)
             if np.array_equal(at_step(numbers, step, values.dtype), np.sort(values)):
                 return step, numbers.astype(np.int64)
     return None
+
+
+def _lowest_bit(values: np.ndarray) -> float:
+    """The greatest power of two of which positive floats of 24 bits or less are multiples."""
+    unit = 2.0 ** (np.frexp(values.min())[1] - 24)
+    if values.max() / unit >= 1 << 62:
+        return 0.0
+    whole = int(np.bitwise_or.reduce((values / unit).astype(np.int64)))
+    return float((whole & -whole) * unit)
 
 
 def at_step(numbers: np.ndarray, step: float, dtype: np.dtype[Any]) -> np.ndarray:

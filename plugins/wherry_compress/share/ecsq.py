@@ -16,7 +16,7 @@ import numpy as np
 from wherry.packing import pack
 from wherry_compress.job import Done, Job, Refusal
 from wherry_compress.share.importance import importances
-from wherry_compress.share.layers import Layer, Network, entropy_bits, multiples, told
+from wherry_compress.share.layers import Layer, Network, entropy_bits, multiples, short, told
 
 _ROUNDS = 60
 _TRIES = 24
@@ -106,7 +106,8 @@ def _iterative(
         made = ecsq(np.concatenate(scaled), np.concatenate(masses))
         ends = np.cumsum([layer.values.size for layer in group])[:-1]
         for layer, part in zip(group, np.split(made, ends), strict=True):
-            values = (part * np.float64(steps[layer.tensor])).astype(np.float32)
+            codebook, places = np.unique(part, return_inverse=True)
+            values = short(codebook * np.float64(steps[layer.tensor]))[places.reshape(-1)]
             found[layer.tensor] = values.reshape(layer.values.shape)
     return found
 

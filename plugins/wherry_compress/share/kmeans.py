@@ -11,10 +11,9 @@ import numpy as np
 
 from wherry_compress.job import Done, Job
 from wherry_compress.share.importance import importances
-from wherry_compress.share.layers import Network, multiples, told
+from wherry_compress.share.layers import Network, short, told
 
 _ROUNDS = 200
-_STEPS = 2047
 
 
 def apply(job: Job) -> Done:
@@ -63,11 +62,8 @@ def share(
     if len(values) <= count - zeros:
         return weights
     centres = means(values, masses, started(values, masses, count - zeros, start, random))
-    # 12 bits of each: a container writes them as multiples of a step, in half the bytes
-    step = np.float32(np.abs(centres).max() / _STEPS)
-    rounded = multiples(np.rint(centres / np.float64(step)), step)
     shared = np.zeros_like(flat)
-    shared[live] = rounded[_nearest(values, centres)][places]
+    shared[live] = short(centres)[_nearest(values, centres)][places]
     return shared.reshape(weights.shape)
 
 

@@ -21,6 +21,8 @@ _WEIGHTS = {
 _BIASES = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 _STANDARD = {"", "ai.onnx"}
 
+_CODEBOOK_BITS = 11
+
 Setting = TypeVar("Setting")
 
 
@@ -122,6 +124,19 @@ class Network:
 def multiples(numbers: np.ndarray, step: np.float32) -> np.ndarray:
     """Multiples of a step, float32, each rounded once: what a container writes as a step."""
     return (numbers * np.float64(step)).astype(np.float32)
+
+
+def short(values: np.ndarray) -> np.ndarray:
+    """Values of a codebook, float32, to 11 bits of the greatest.
+
+    A container writes them in half the bytes, as multiples of a power of two.
+    """
+    most = float(np.abs(values).max(initial=0))
+    if not most:
+        return values.astype(np.float32)
+    step = 2.0 ** (np.frexp(most)[1] - _CODEBOOK_BITS)
+    found: np.ndarray = (np.rint(values / step) * step).astype(np.float32)
+    return found
 
 
 def entropy_bits(values: np.ndarray) -> float:

@@ -58,9 +58,9 @@ class Ecsq(_Shared):
         default="uniform",
         description="multiples of a step, or values that are moved until error and bits are least",
     )
-    scope: Literal["layer", "network"] = Field(
-        default="layer",
-        description="a step is in root mean squares of its layer's weights, or of all weights",
+    scope: Literal["network", "layer"] = Field(
+        default="network",
+        description="a step is in root mean squares of all weights, or of its layer's",
     )
     step: float | None = Field(
         default=None, gt=0, le=16, description="between values, in root mean squares"
