@@ -21,6 +21,7 @@ import numpy as np
 
 from wherry.packing.known import known
 from wherry.packing.region import Region, words_at
+from wherry.packing.tables import Table
 
 WIDTHS = (4, 2)
 """Bytes of the words that are looked for."""
@@ -36,6 +37,7 @@ _OVERHEAD = 160.0  # bits of a region, besides its entries
 _STORED = 0.92  # of a byte of float weights that is deflated
 _OVERLAP = 32  # bytes
 _SURE = 32  # words
+_SAMPLE_WORDS = 1 << 14
 _ROUNDS = 4
 _SWITCH = 320.0  # bits, to go on at another alignment
 
@@ -67,7 +69,37 @@ def _within(data: memoryview, offset: int, rounds: int) -> list[Region]:
         if not more:
             break
         found = sorted([*found, *more], key=lambda region: region.start)
+    if rounds == _ROUNDS:
+        found = _aligned(data, found)
     return [Region(each.start + offset, each.stop + offset, each.width) for each in found]
+
+
+def _aligned(data: memoryview, found: Sequence[Region]) -> list[Region]:
+    """The same regions, moved by parts of a word where the codebook is cheaper there.
+
+    Where some bytes of all words are alike, the words are as few at another alignment, but no
+    multiples of a step.
+    """
+    moved: list[Region] = []
+    stops = [each.start for each in found[1:]] + [len(data)]
+    for region, last in zip(found, stops, strict=True):
+        first = moved[-1].stop if moved else 0
+        best, least = region, float("inf")
+        for shift in sorted(range(1 - region.width, region.width), key=abs):
+            start, stop = region.start + shift, region.stop + shift
+            if start < first or stop > last:
+                start += region.width if start < first else 0
+                stop -= region.width if stop > last else 0
+            sample = data[start : min(stop, start + _SAMPLE_WORDS * region.width)]
+            words = np.frombuffer(sample, f"<u{region.width}")
+            if len(words):
+                # what is left out at either end is not coded
+                bits = Table.of(words, region.width).bits
+                bits += 8.0 * (region.stop - region.start - (stop - start))
+                if bits < least:
+                    best, least = Region(start, stop, region.width), bits
+        moved.append(best)
+    return moved
 
 
 @dataclass(frozen=True)

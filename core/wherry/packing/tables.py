@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +41,9 @@ class Table:
 
     @property
     def bits(self) -> float:
-        """About what it costs: the codes of all that is coded, and the table itself."""
-        total = int(self.counts.sum())
-        codes = total * math.log2(total) - float(self.counts @ np.log2(self.counts))
-        return max(codes, float(total)) + 8 * len(self.described()) + 4 * len(self.entries)
+        """What it costs: the codes of all that is coded, and about the table itself."""
+        codes = float(self.counts @ table_lengths(self).astype(np.int64))
+        return codes + 8 * len(self.described()) + 4 * len(self.entries)
 
     def with_(self, other: Table) -> Table:
         """One table for both."""

@@ -108,6 +108,7 @@ class Network:
     def replace(self, layer: Layer, values: np.ndarray) -> None:
         """Give a layer other weights of the same shape."""
         whole = np.ascontiguousarray(values, np.float32).reshape(layer.values.shape)
+        whole = whole + np.float32(0)  # a zero of either sign is one value
         self._tensors[layer.tensor].CopyFrom(numpy_helper.from_array(whole, layer.tensor))
 
     def round_biases(self, bits: int) -> None:

@@ -83,6 +83,25 @@ class Ecsq(_Shared):
         return self
 
 
+class Vectors(_Shared):
+    """Parameters of ``share.vq``."""
+
+    kind: Literal["vq"] = Field(default="vq", exclude=False, description="of the pass")
+    length: int = Field(default=4, ge=2, le=16, description="weights that are one vector")
+    bits: int = Field(default=8, ge=1, le=12, description="a codebook has 2**bits vectors")
+    most_error: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="a layer stays as it is where the squared error would be more than this share "
+        "of its weights' squares",
+    )
+    layers: dict[str, Annotated[int, Field(ge=0, le=12)]] = Field(
+        default_factory=dict,
+        description="other bits for some layers: names of ONNX nodes, or patterns; 0: as they are",
+    )
+
+
 class Huffman(BaseModel):
     """``pack.huffman`` has no parameters."""
 
