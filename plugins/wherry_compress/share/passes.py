@@ -84,9 +84,8 @@ class Ecsq(_Shared):
 
 
 class Vectors(_Shared):
-    """Parameters of ``share.vq``."""
+    """Parameters of ``share.vq`` and ``share.pq``."""
 
-    kind: Literal["vq"] = Field(default="vq", exclude=False, description="of the pass")
     length: int = Field(default=4, ge=2, le=16, description="weights that are one vector")
     bits: int = Field(default=8, ge=1, le=12, description="a codebook has 2**bits vectors")
     most_error: float = Field(
@@ -100,6 +99,12 @@ class Vectors(_Shared):
         default_factory=dict,
         description="other bits for some layers: names of ONNX nodes, or patterns; 0: as they are",
     )
+
+
+class Residuals(Vectors):
+    """Parameters of ``share.rq``."""
+
+    stages: int = Field(default=2, ge=1, le=8, description="codebooks that add up")
 
 
 class Huffman(BaseModel):
@@ -154,6 +159,24 @@ MEMBERS: tuple[Member, ...] = (
             space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
         ),
         "wherry_compress.share.ecsq:apply",
+    ),
+    *(
+        Member(
+            Pass(
+                name=f"share.{kind}",
+                description=f"short vectors of weights share codewords: {words}",
+                parameters=parameters,
+                needs=_DRAWN,
+                effects=_EFFECTS,
+                space={"bits": (4, 6, 8), "length": (2, 4, 8)},
+            ),
+            f"wherry_compress.share.vectors:apply_{kind}",
+        )
+        for kind, words, parameters in (
+            ("vq", "one codebook for a layer", Vectors),
+            ("pq", "a codebook for each group of input channels", Vectors),
+            ("rq", "the sum of several codebooks", Residuals),
+        )
     ),
     Member(
         Pass(

@@ -6,16 +6,15 @@ each input channel. Rows are cut into vectors of some columns, and each becomes 
 (``pq``), or the sum of codewords of several codebooks, each for what the ones before left
 (``rq``). After Gong et al., "Compressing deep convolutional networks using vector quantization",
 2014, for dense layers; and Wu et al., "Quantized Convolutional Neural Networks for Mobile
-Devices", CVPR 2016, section 3, for convolutions and for the correction of errors on data
-(`responses`).
+Devices", CVPR 2016, section 3, for convolutions.
 
 A layer is chosen only where that pays, and where it does not cost more than was allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,28 +28,22 @@ _PAYS = 0.5  # of the layer's bytes: codebooks and indices may be so many
 _MATRICES = {"Conv", "Gemm", "MatMul"}
 
 
-@dataclass(frozen=True)
-class Coded:
-    """A matrix as sums of codewords.
-
-    Attributes:
-        parts: columns, first and behind the last, with a codebook [entries, columns] and the
-            codeword of each row; several may stand for the same columns, and add up.
-        bytes: of all codebooks in float32, and of the indices at ``bits`` each.
-    """
-
-    parts: Sequence[tuple[slice, np.ndarray, np.ndarray]]
-    bytes: float
-
-    def matrix(self, shape: tuple[int, int]) -> np.ndarray:
-        """What they stand for, float64 [rows, columns]."""
-        found = np.zeros(shape)
-        for columns, codebook, places in self.parts:
-            found[:, columns] += codebook[places]
-        return found
+def apply_vq(job: Job) -> Done:
+    """``share.vq``."""
+    return _apply(job, "vq")
 
 
-def apply(job: Job) -> Done:
+def apply_pq(job: Job) -> Done:
+    """``share.pq``."""
+    return _apply(job, "pq")
+
+
+def apply_rq(job: Job) -> Done:
+    """``share.rq``."""
+    return _apply(job, "rq")
+
+
+def _apply(job: Job, kind: str) -> Done:
     """The network with shared vectors in the layers where that pays."""
     network = Network(job.load())
     parameters = job.parameters
@@ -66,12 +59,16 @@ def apply(job: Job) -> Done:
         elif matrix is None or matrix.shape[1] < parameters["length"]:
             left[name] = f"fewer than {parameters['length']} weights to a vector"
         else:
-            why = _shared(layer, matrix, settings[name], parameters, random, network, changed)
-            if why:
-                left[name] = why
+            coded = _coded(matrix, kind, settings[name], parameters, random)
+            if isinstance(coded, str):
+                left[name] = coded
+            else:
+                made = from_matrix(layer, coded)
+                network.replace(layer, made)
+                changed[name] = made
     if not changed:
         raise Refusal(
-            f"{parameters['kind']}: no layer was shared: "
+            f"share.{kind}: no layer was shared: "
             + "; ".join(f"{name!r}: {why}" for name, why in list(left.items())[:5]),
             remedy="Allow more with `most_error`, or take more bits or shorter vectors.",
         )
@@ -79,31 +76,24 @@ def apply(job: Job) -> Done:
     return Done(network.proto, {**told(network, changed, was.__getitem__), "left": left})
 
 
-def _shared(
-    layer: Layer,
+def _coded(
     matrix: np.ndarray,
+    kind: str,
     bits: int,
-    parameters: Mapping[str, object],
+    parameters: Mapping[str, Any],
     random: np.random.Generator,
-    network: Network,
-    changed: dict[str, np.ndarray],
-) -> str:
-    """Share a layer; or why not."""
-    kind, length = str(parameters["kind"]), int(str(parameters["length"]))
-    stages = int(str(parameters.get("stages", 1)))
-    most = float(str(parameters["most_error"]))
-    size = expected_bytes(matrix.shape, kind, length, bits, stages)
-    if size > _PAYS * matrix.size * 4:
-        return f"codebooks and indices would be {size / matrix.size / 4:.0%} of it"
-    coded = quantised(matrix, kind, length, bits, stages, random)
-    made = from_matrix(layer, coded.matrix(matrix.shape))
-    error = float(np.sum((made - layer.values.astype(np.float64)) ** 2))
-    error /= float(np.sum(np.square(layer.values, dtype=np.float64))) or 1.0
-    if error > most:
+) -> np.ndarray | str:
+    """A layer's matrix with shared vectors; or why it stays as it is."""
+    length, stages = parameters["length"], parameters.get("stages", 1)
+    share = expected_bytes(matrix.shape, kind, length, bits, stages) / (4 * matrix.size)
+    if share > _PAYS:
+        return f"codebooks and indices would be {share:.0%} of it"
+    made = quantised(matrix, kind, length, bits, stages, random)
+    power = float(np.sum(matrix**2))
+    error = float(np.sum((made - matrix) ** 2)) / power if power else 0.0
+    if error > parameters["most_error"]:
         return f"an error of {error:.3f}"
-    network.replace(layer, made)
-    changed[layer.node.name] = made
-    return ""
+    return made
 
 
 def as_matrix(layer: Layer) -> np.ndarray | None:
@@ -142,8 +132,8 @@ def expected_bytes(shape: tuple[int, ...], kind: str, length: int, bits: int, st
 
 def quantised(
     matrix: np.ndarray, kind: str, length: int, bits: int, stages: int, random: np.random.Generator
-) -> Coded:
-    """A matrix as codewords; see the module.
+) -> np.ndarray:
+    """A matrix made of codewords, float64; see the module.
 
     Args:
         matrix: float64 [rows, columns].
@@ -153,22 +143,23 @@ def quantised(
         stages: codebooks that add up, of ``rq``.
         random: of the first codewords.
     """
-    rows, columns = matrix.shape
+    columns = matrix.shape[1]
     groups = [slice(at, min(at + length, columns)) for at in range(0, columns, length)]
-    parts: list[tuple[slice, np.ndarray, np.ndarray]] = []
+    made = np.zeros_like(matrix)
     if kind == "pq":
         together = [[group] for group in groups]
     else:
         whole = [group for group in groups if group.stop - group.start == length]
-        together = [whole, *([group] for group in groups if group not in whole)]
+        together = [whole] if whole else []
+        together += [[group] for group in groups if group not in whole]
     for members in together:
         rest = np.concatenate([matrix[:, group] for group in members])
         for _ in range(stages if kind == "rq" else 1):
             codebook, places = codewords(rest, 1 << bits, random)
             rest = rest - codebook[places]
-            for index, group in enumerate(members):
-                parts.append((group, codebook, places[index * rows : (index + 1) * rows]))
-    return Coded(parts, expected_bytes(matrix.shape, kind, length, bits, stages))
+            for group, part in zip(members, np.split(places, len(members)), strict=True):
+                made[:, group] += codebook[part]
+    return made
 
 
 def codewords(
