@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -41,6 +42,9 @@ def _files(member: Member) -> tuple[Path, ...]:
     else:
         own = sorted((HERE / module[0]).rglob("*.py"))
     shared = [HERE / "job.py", HERE / "work.py", *sorted((HERE / "graph").glob("*.py"))]
+    for package in member.also:
+        (folder,) = importlib.import_module(package).__path__
+        shared += sorted(Path(folder).glob("*.py"))
     return tuple(dict.fromkeys([*own, *shared]))
 
 

@@ -19,7 +19,7 @@ from wherry_compress.share.importance import importances
 from wherry_compress.share.layers import Layer, Network, entropy_bits, multiples, short, told
 
 _ROUNDS = 60
-_TRIES = 24
+_TRIES = 16
 _CLOSE = 0.004  # of a target
 _SLOPE = 2 * np.log(2) / 12  # -d(error) / d(bits) of a step of 1, at high rates
 _MOST_LEVELS = 1 << 12
@@ -186,7 +186,7 @@ def _bisected(
     quantised: Quantiser, cost: Callable[[dict[str, np.ndarray]], float], target: float
 ) -> dict[str, np.ndarray]:
     """The finest step whose cost is at most the target; raises `Refusal` where none is."""
-    low, high = 1e-3, 16.0  # steps, in root mean squares: from 14 bits to nothing
+    low, high = 2e-3, 16.0  # steps, in root mean squares: from 11 bits to nothing
     best = quantised(high)
     least = cost(best)
     if least > target:

@@ -79,7 +79,7 @@ def _gain(
     samples: list[dict[str, np.ndarray]],
     wanted: list[dict[str, np.ndarray]],
 ) -> float:
-    """How much of the square of a noise on a layer's output is in what the network gives."""
+    """The mean square of the derivatives of what the network gives by what a layer gives."""
     if power <= 0:
         return 0.0
     noisy = onnx.ModelProto()
@@ -97,13 +97,14 @@ def _gain(
     del noisy.graph.node[place + 1 :]
     noisy.graph.node.extend([*added, *rest])
     outputs = [value.name for value in proto.graph.output]
-    change = 0.0
-    for found, clean_outputs in zip(_runs(noisy, outputs, samples), wanted, strict=True):
+    change, size = 0.0, 1
+    for found, clean_outputs in zip(_runs(noisy, [*outputs, clean], samples), wanted, strict=True):
+        size = found[clean].size
         for output in outputs:
             if clean_outputs[output].dtype.kind == "f":
                 difference = found[output].astype(np.float64) - clean_outputs[output]
                 change += float(np.sum(difference**2))
-    return change / len(samples) / scale**2
+    return change / len(samples) / scale**2 / size
 
 
 def _spread(layer: Layer, squares: np.ndarray) -> np.ndarray:

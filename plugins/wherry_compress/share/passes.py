@@ -51,6 +51,16 @@ class Kmeans(_Shared):
     )
 
 
+class WeightedKmeans(Kmeans):
+    """Parameters of ``share.kmeans-fisher``."""
+
+    start: Literal["linear", "density", "random"] = Field(
+        default="density",
+        description="first values: evenly from the least weight to the greatest, evenly over what "
+        "the weights matter, or weights drawn by chance",
+    )
+
+
 class Ecsq(_Shared):
     """Parameters of ``share.ecsq``."""
 
@@ -132,7 +142,7 @@ MEMBERS: tuple[Member, ...] = (
         Pass(
             name="share.kmeans-fisher",
             description="share.kmeans, weighted by what each weight does to the outputs",
-            parameters=Kmeans,
+            parameters=WeightedKmeans,
             needs=_DRAWN | _DATA,
             effects=_EFFECTS,
             space={"bits": (3, 4, 5, 6), "start": ("linear", "density")},
@@ -148,6 +158,7 @@ MEMBERS: tuple[Member, ...] = (
             space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
         ),
         "wherry_compress.share.ecsq:apply",
+        also=("wherry.packing",),
     ),
     Member(
         Pass(
@@ -159,6 +170,7 @@ MEMBERS: tuple[Member, ...] = (
             space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
         ),
         "wherry_compress.share.ecsq:apply",
+        also=("wherry.packing",),
     ),
     *(
         Member(
@@ -190,5 +202,6 @@ MEMBERS: tuple[Member, ...] = (
         ),
         "wherry_compress.share.pack:apply",
         normal=False,
+        also=("wherry.packing",),
     ),
 )
