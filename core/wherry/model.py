@@ -64,7 +64,7 @@ class Model:
     outputs: tuple[TensorSpec, ...]
     opset: int
     ir_version: int
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def load(cls, path: Path) -> Model:

@@ -150,6 +150,28 @@ def test_any_file(parts):
     assert unpacked(pack(data), len(data)) == data
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.sampled_from([2, 4]), min_size=1, max_size=1),
+    st.lists(
+        st.one_of(
+            st.sampled_from([0x8000, 0x80000000, 0, 0x7FC00000, 0x7C00, 0xFFFFFFFF, 1, 0x8001]),
+            st.integers(-40, 40).map(lambda k: int(np.float32(k * 0.25).view(np.uint32))),
+            st.integers(-40, 40).map(lambda k: int(np.float16(k * 0.25).view(np.uint16))),
+            st.integers(0, 2**32 - 1),
+        ),
+        min_size=3,
+        max_size=12,
+    ),
+    st.integers(0, 3),
+)
+def test_words_of_any_bits(width, alphabet, shift):
+    """Zeros with a sign, NaN, infinities: floats that are alike and words that are not."""
+    words = np.array(alphabet, np.uint32).astype(f"<u{width[0]}")
+    data = b"x" * shift + words[np.random.default_rng(0).integers(0, len(words), 1500)].tobytes()
+    assert unpacked(pack(data), len(data)) == data
+
+
 WHOLE = pack(b"head" + shared(3_000, 8) + pruned(9_000, 0.9) + b"tail" + shared(900, 30, step=0.1))
 LENGTH = 4 + 4 * 3000 + 4 * 9000 + 4 + 4 * 900
 
