@@ -97,6 +97,19 @@ class OptimizeContext(StepContext, Protocol):
     @property
     def seed(self) -> int: ...
 
+    def latency_ms(
+        self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
+    ) -> float:
+        """Convert a candidate and time it on a target of the manifest; for ``device`` there.
+
+        Args:
+            model: with static shapes.
+            backend: of the target.
+            device: of the target; None: the only one that the manifest has for this backend.
+            precision: of the target; one that needs no calibration.
+        """
+        ...
+
     def record(self, values: Mapping[str, Any]) -> None:
         """Say for the report what the pass did, in figures: JSON values by name."""
         ...

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-Need = Literal["calibration", "training", "labels", "original", "seed", "torch"]
+Need = Literal["calibration", "training", "labels", "original", "seed", "torch", "device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Pass:
         description: one line.
         parameters: what may stand under the name; the manifest's schema shows it.
         needs: what it needs besides the ONNX file: samples by role, labels among them, the model
-            of the manifest before any pass, chance, torch in the host's own environment.
+            of the manifest before any pass, chance, torch in the host's own environment, a device
+            to measure candidates on (nothing else runs beside such a pass).
         effects: backend (or ``*``) to what the pass brings there, for ``plan``.
         space: parameter to what a search may try: a `Span`, or the values themselves.
         files: the plugin's files whose content decides what the pass makes; their bytes are part

@@ -214,6 +214,7 @@ def _chain(
                     (chain[-1], *extra),
                     variant=variant,
                     passes=passes[:count],
+                    exclusive="device" in needed,
                 )
             )
         )

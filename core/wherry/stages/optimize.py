@@ -27,6 +27,14 @@ class _Context(HostContext):
     original: Model
     seed: int
 
+    def latency_ms(
+        self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
+    ) -> float:
+        """See `wherry.context.OptimizeContext.latency_ms`."""
+        from wherry.stages.candidate import latency_ms
+
+        return latency_ms(model, backend, device, precision, self.step, self.services)
+
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
     """Apply the last pass of the step's chain; the value is a `Model` in the store."""
@@ -51,6 +59,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "preprocess": dict(services.manifest.model.preprocess) if datasets else {},
             "original": original.digest if "original" in descriptor.needs else "",
             "seed": services.manifest.seed if "seed" in descriptor.needs else None,
+            "boards": _boards(services) if "device" in descriptor.needs else {},
             "host": own_lock(),
         },
     )
@@ -76,6 +85,15 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     entry, cached, warnings = take_or_build(services, step.id, key, build)
     figures = {"pass": pass_step.name, **notes(entry).record}
     return StageResult(named_model(entry), cached, warnings, figures)
+
+
+def _boards(services: Services) -> dict[str, list[str]]:
+    """The boards that a pass may measure on."""
+    found = {}
+    for name in sorted({row.target.device for row in services.plan.rows}):
+        info = services.probe(name).info
+        found[name] = [info.fingerprint, info.identity]
+    return found
 
 
 def _check(made: Model, model: Model, name: str, context: HostContext) -> None:

@@ -148,6 +148,11 @@ class _Context:
         assert self.given is not None, "of a pass alone"
         return self.given
 
+    def latency_ms(
+        self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
+    ) -> float:
+        raise NotImplementedError("a workshop has no targets to measure on")
+
     def record(self, values: Mapping[str, Any]) -> None:
         self.figures.update(values)
 
