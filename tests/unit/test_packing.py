@@ -157,7 +157,7 @@ def test_any_file(parts):
         st.one_of(
             st.sampled_from([0x8000, 0x80000000, 0, 0x7FC00000, 0x7C00, 0xFFFFFFFF, 1, 0x8001]),
             st.integers(-40, 40).map(lambda k: int(np.float32(k * 0.25).view(np.uint32))),
-            st.integers(-40, 40).map(lambda k: int(np.float16(k * 0.25).view(np.uint16))),
+            st.integers(-40, 40).map(lambda k: int(np.float16(k * 0.25 - 0.0).view(np.uint16))),
             st.integers(0, 2**32 - 1),
         ),
         min_size=3,
@@ -169,6 +169,13 @@ def test_words_of_any_bits(width, alphabet, shift):
     """Zeros with a sign, NaN, infinities: floats that are alike and words that are not."""
     words = np.array(alphabet, np.uint32).astype(f"<u{width[0]}")
     data = b"x" * shift + words[np.random.default_rng(0).integers(0, len(words), 1500)].tobytes()
+    assert unpacked(pack(data), len(data)) == data
+
+
+def test_a_zero_with_a_sign_among_multiples_of_a_step():
+    words = np.float16(np.arange(-17, 18) * 0.5)
+    words[17] = -0.0
+    data = words[np.random.default_rng(0).integers(0, 35, 1500)].tobytes()
     assert unpacked(pack(data), len(data)) == data
 
 

@@ -29,7 +29,7 @@ WIDTHS = (4, 2)
 MOST_ENTRIES = 1 << 14
 """Of a codebook."""
 
-_PIECE = 1 << 24  # bytes that are looked at together
+_PIECE = 1 << 21  # bytes that are looked at together
 _BLOCK_BYTES = 256
 _SAMPLE_BYTES = 2048
 _ENTRY = 6.0  # bits for the length of a code, and for its word where that is a multiple of a step
@@ -209,18 +209,25 @@ class _Words:
     def __init__(self, words: np.ndarray, width: int) -> None:
         self._bits = 8 * width
         self._block = _BLOCK_BYTES // width
-        values, self._ids, self._counts = np.unique(words, return_inverse=True, return_counts=True)
-        self._zero = 0 if len(values) and values[0] == 0 else None
-        self._ids = self._ids.reshape(-1)
+        self._zero: int | None = 0
+        if width == 2:  # of so few possible words no list is needed
+            self._ids = words.astype(np.int64)
+            self._counts = np.bincount(words, minlength=1 << 16)
+        else:
+            values, ids, self._counts = np.unique(words, return_inverse=True, return_counts=True)
+            self._ids = ids.reshape(-1)
+            self._zero = 0 if len(values) and values[0] == 0 else None
         self._many = len(self._counts)
 
     def prices(self) -> np.ndarray:
         """Of each block within the cheapest cut, bits; an entry is paid for where it is used."""
         found = np.full(-(-len(self._ids) // self._block), self._stored(self._block))
         for start, stop, _ in self._best():
-            _, places, counts = np.unique(
-                self._ids[start:stop], return_inverse=True, return_counts=True
-            )
+            ids = self._ids[start:stop]
+            if self._many < 4 * len(ids):
+                places, counts = ids, np.maximum(np.bincount(ids, minlength=self._many), 1)
+            else:
+                _, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
             entry = math.log2(stop - start) - np.log2(counts) + (self._bits + _ENTRY) / counts
             blocks = np.arange(start, stop) // self._block
             first = start // self._block
@@ -260,7 +267,7 @@ class _Words:
 
     def _best(self) -> list[tuple[int, int, float]]:
         """The coded blocks of the cheapest cut: first word, word behind the last, bits."""
-        if not self._many or self._many > 0.98 * len(self._ids):
+        if np.count_nonzero(self._counts == 1) > 0.98 * len(self._ids):
             return []  # hardly a word comes twice
         total = len(self._ids)
         seldom = self._counts[self._ids] == 1

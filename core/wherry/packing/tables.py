@@ -96,12 +96,12 @@ def multiples(values: np.ndarray) -> tuple[float, np.ndarray] | None:
     for guess in dict.fromkeys(guesses):
         step = float(np.float32(guess))
         if step and np.abs(rising).max() / step < _MOST_MULTIPLE:
-            numbers = np.rint(rising / step)
+            numbers = np.rint(rising / step).astype(np.int64)
             # by their bits: a zero with a sign is no multiple
             unsigned = f"u{values.dtype.itemsize}"
             made = at_step(numbers, step, values.dtype).view(unsigned)
             if np.array_equal(made, np.sort(values).view(unsigned)):
-                return step, numbers.astype(np.int64)
+                return step, numbers
     return None
 
 
