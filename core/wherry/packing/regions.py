@@ -267,8 +267,8 @@ class _Words:
 
     def _best(self) -> list[tuple[int, int, float]]:
         """The coded blocks of the cheapest cut: first word, word behind the last, bits."""
-        if np.count_nonzero(self._counts == 1) > 0.98 * len(self._ids):
-            return []  # hardly a word comes twice
+        if np.count_nonzero(self._counts == 1) >= 0.98 * len(self._ids):
+            return []  # hardly a word comes twice, or there is none
         total = len(self._ids)
         seldom = self._counts[self._ids] == 1
         block = np.arange(total, dtype=np.int64) // self._block
