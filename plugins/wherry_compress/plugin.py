@@ -13,13 +13,17 @@ from wherry.hookspecs import hookimpl
 from wherry.model import Model
 from wherry.passes import Pass, PassStep
 from wherry_compress import basic
+from wherry_compress.lowrank import passes as lowrank
 from wherry_compress.member import Member
 
 if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-FAMILIES = (basic.MEMBERS,)
+FAMILIES = (
+    basic.MEMBERS,
+    lowrank.MEMBERS,
+)
 MEMBERS: Mapping[str, Member] = {
     member.descriptor.name: member for family in FAMILIES for member in family
 }
