@@ -83,6 +83,23 @@ def flat(layer: Layer) -> np.ndarray:
     return layer.weights.reshape(len(layer.weights), -1).astype(np.float64)
 
 
+def spectrum(matrix: np.ndarray) -> np.ndarray:
+    """The squares of its singular values, descending; by the Gram matrix, which is much sooner."""
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    return np.maximum(np.linalg.eigvalsh(gram)[::-1], 0)
+
+
+def split(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two factors, [rows, rank] and [rank, columns], whose product is nearest to a matrix."""
+    rows, columns = matrix.shape
+    if rows <= columns:
+        left = _descending(matrix @ matrix.T)[1][:, :rank]
+        return left, left.T @ matrix
+    right = _descending(matrix.T @ matrix)[1][:, :rank]
+    return matrix @ right, right.T
+
+
 class Matrix:
     """``channel-svd`` and ``fc-svd``: the layer with fewer outputs, then a 1x1 one.
 
@@ -109,7 +126,7 @@ class Matrix:
         """See `Scheme.choices`."""
         rows = flat(layer)
         if moments is None:
-            squares = np.linalg.svd(rows, compute_uv=False) ** 2
+            squares = spectrum(rows)
         else:
             squares = np.maximum(np.linalg.eigvalsh(response(layer, moments))[::-1], 0)
         kept = shares(squares)
@@ -122,9 +139,7 @@ class Matrix:
         """See `Scheme.factors`."""
         rows, rank = flat(layer), ranks[0]
         if moments is None:
-            left, values, right = np.linalg.svd(rows, full_matrices=False)
-            root = np.sqrt(values[:rank])
-            first, last = root[:, None] * right[:rank], left[:, :rank] * root
+            last, first = split(rows, rank)
         else:
             last = np.linalg.eigh(response(layer, moments))[1][:, ::-1][:, :rank]
             first = last.T @ rows
@@ -172,7 +187,7 @@ class Columns:
         """See `Scheme.choices`."""
         matrix, root = self._matrix(layer), self._root(layer, moments)
         seen = matrix if root is None else root.T @ matrix
-        kept = shares(np.linalg.svd(seen, compute_uv=False) ** 2)
+        kept = shares(spectrum(seen))
         return [
             Choice((rank,), self.chain(layer, (rank,)), float(kept[rank - 1]))
             for rank in steps_of(self.full(layer)[0], round_to)
@@ -183,9 +198,7 @@ class Columns:
         outputs, inputs, height, width = layer.weights.shape
         matrix, root, rank = self._matrix(layer), self._root(layer, moments), ranks[0]
         seen = matrix if root is None else root.T @ matrix
-        left, values, right = np.linalg.svd(seen, full_matrices=False)
-        scale = np.sqrt(values[:rank])
-        columns, rows = left[:, :rank] * scale, scale[:, None] * right[:rank]
+        columns, rows = split(seen, rank)
         if root is not None:
             columns = np.linalg.solve(root.T, columns)
         down = columns.T.reshape(rank, inputs, height, 1)
