@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wherry.normalise.graph import Graph
+from wherry_compress.graph.costs import measure as costs_of
 from wherry_compress.job import Done, Job, Refusal
 from wherry_compress.lowrank import faster
 from wherry_compress.lowrank.choose import (
@@ -35,7 +36,6 @@ from wherry_compress.lowrank.layers import (
     find_layers,
     write_chain,
 )
-from wherry_compress.lowrank.macs import network_macs
 from wherry_compress.lowrank.moments import Moments, measure
 
 _ENERGY = 0.9
@@ -122,7 +122,8 @@ def lower(job: Job, scheme: Scheme, kinds: set[str]) -> Done:
     """
     asked = job.parameters
     work = _found(job, scheme, kinds)
-    whole, size = network_macs(work.graph), _size(work.graph)
+    costs = costs_of(work.graph.proto)
+    whole, size = costs.macs, costs.parameters
     if asked["reconstruction"] == "data":
         if "calibration" not in job.data:
             raise Refusal(
@@ -138,12 +139,12 @@ def lower(job: Job, scheme: Scheme, kinds: set[str]) -> Done:
         rows.append(replace(work, work.layers[name], choice))
         work.moments.pop(name, None)
     work.graph.drop_unused()
-    after = whole - saved(work.layers, chosen)
+    after = costs_of(work.graph.proto)
     figures = {
         "macs_before": whole,
-        "macs_after": after,
+        "macs_after": after.macs,
         "params_before": size,
-        "params_after": _size(work.graph),
+        "params_after": after.parameters,
         **({} if level is None else {"energy": round(level, 6)}),
         "layers": rows[:_TOLD],
         "left": [{"node": n, "why": why} for n, why in work.left.items()][:_TOLD],
@@ -273,12 +274,3 @@ def replace(work: _Work, layer: Layer, choice: Choice) -> dict[str, Any]:
     if times is not None:
         row |= {"ms_before": round(times.before, 4), "ms_after": round(times.after, 4)}
     return row
-
-
-def _size(graph: Graph) -> int:
-    """Numbers in constants of floats."""
-    from math import prod
-
-    return sum(
-        prod(tensor.dims) for tensor in graph.proto.graph.initializer if tensor.data_type in {1, 10}
-    )
