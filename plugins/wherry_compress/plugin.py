@@ -13,6 +13,7 @@ from wherry.hookspecs import hookimpl
 from wherry.model import Model
 from wherry.passes import Pass, PassStep
 from wherry_compress import basic
+from wherry_compress.int8 import passes as int8
 from wherry_compress.lowrank import passes as lowrank
 from wherry_compress.member import Member
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 FAMILIES = (
     basic.MEMBERS,
+    int8.MEMBERS,
     lowrank.MEMBERS,
 )
 MEMBERS: Mapping[str, Member] = {

@@ -16,6 +16,7 @@ multiplications that it has left and a fifth of the original's time.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -98,10 +99,13 @@ def main() -> None:
     path.write_text(
         MANIFEST.format(name=name, variants=variants, backends=", ".join(arguments.backend))
     )
-    results = api.run(path).values["results"]
+    values = api.run(path).values
+    (folder / f"{path.stem}.json").write_text(json.dumps(values))
+    results = values["results"]
     say("| backend | variant | energy | MACs | ms | MACs, ratio | ms, ratio | SQNR, dB |")
     say("|---|---|--:|--:|--:|--:|--:|--:|")
     slow = []
+    macs = next(p["macs_before"] for r in results for p in r["passes"])
     whole = {
         r["target"]["backend"]: r["latency"]["median_ms"]
         for r in results
@@ -113,11 +117,11 @@ def main() -> None:
             sys.exit(f"{result['name']}: {result['error']}")
         ms = result["latency"]["median_ms"]
         figures = result["passes"][0] if result["passes"] else {}
-        before = figures.get("macs_before", 1)
-        share, ratio = figures.get("macs_after", before) / before, ms / whole[backend]
+        after = figures.get("macs_after", macs)
+        share, ratio = after / macs, ms / whole[backend]
         say(
             f"| {backend} | {variant} | {figures.get('energy', 1):.4f} "
-            f"| {figures.get('macs_after', 0) / 1e6:.0f} M | {ms:.1f} | {share:.2f} | {ratio:.2f} "
+            f"| {after / 1e6:.0f} M | {ms:.1f} | {share:.2f} | {ratio:.2f} "
             f"| {result['metrics']['sqnr_db']:.1f} |"
         )
         if backend == "onnxruntime" and ratio > share + SLACK:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry.normalise.graph import STANDARD, Graph, Step, attributes
+from wherry_compress.graph.patches import Window
 
 if TYPE_CHECKING:
     import onnx
@@ -35,9 +36,8 @@ class Layer:
         intercept: a bias may be changed or added.
         source: the tensor that it takes.
         positions: numbers of results an output channel: rows, or axes of the map.
-        strides: an axis.
-        pads: an axis, before and after it.
-        dilations: an axis.
+        given: the shape of its input.
+        window: of a Conv.
     """
 
     name: str
@@ -48,9 +48,7 @@ class Layer:
     source: str
     positions: tuple[int, ...]
     given: tuple[int, ...]
-    strides: tuple[int, ...] = ()
-    pads: tuple[tuple[int, int], ...] = ()
-    dilations: tuple[int, ...] = ()
+    window: Window | None = None
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -169,15 +167,10 @@ def _layer(graph: Graph, node: onnx.NodeProto) -> Layer | str:
             return "it has groups"
         if about.get("auto_pad", "NOTSET") != "NOTSET":
             return "its padding is not in numbers"
-        axes = weights.ndim - 2
-        pads = about.get("pads", [0] * 2 * axes)
         fits = not has_bias or (bias is not None and bias.dtype == np.float32)
         return Layer(
             node.name, "Conv", weights, bias, fits, node.input[0],
-            (made[0], *made[2:]), given,
-            tuple(about.get("strides", [1] * axes)),
-            tuple((pads[a], pads[a + axes]) for a in range(axes)),
-            tuple(about.get("dilations", [1] * axes)),
+            (made[0], *made[2:]), given, Window.of(node, weights.shape[2:]),
         )  # fmt: skip
     if weights.ndim != 2 or about.get("transA", 0):
         return "its weights are not one matrix" if weights.ndim != 2 else "its input is transposed"
@@ -229,14 +222,15 @@ def write_chain(
 
 
 def _attributes(layer: Layer, shape: Shape) -> dict[str, Any]:
-    axes = range(len(layer.kernel))
-    own = set(shape.takes)
+    window, own = layer.window, set(shape.takes)
+    assert window is not None, "of a Conv"
+    axes = range(len(window.kernel))
     return {
         "group": shape.groups,
         "kernel_shape": list(shape.kernel(layer)),
-        "strides": [layer.strides[a] if a in own else 1 for a in axes],
-        "pads": [layer.pads[a][side] if a in own else 0 for side in (0, 1) for a in axes],
-        "dilations": [layer.dilations[a] if a in own else 1 for a in axes],
+        "strides": [window.strides[a] if a in own else 1 for a in axes],
+        "pads": [window.pads[a][side] if a in own else 0 for side in (0, 1) for a in axes],
+        "dilations": [window.dilations[a] if a in own else 1 for a in axes],
     }
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wherry_compress.graph.patches import drawn
 from wherry_compress.job import Data, Refusal
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def collect(
         for layer in layers:
             size = layer.weights[0].size
             each = -(-min(max(_LEAST, 2 * size), _MOST) // count)
-            part = _drawn(layer, values[layer.source], each, generator)
+            part = drawn(values[layer.source], layer.window, each, generator)
             if not np.isfinite(part).all():
                 raise Refusal(
                     f"the tensor {layer.source!r} becomes infinite or NaN on the calibration data",
@@ -96,53 +96,6 @@ def collect(
                 )
             found[layer.name].append(part)
     return found
-
-
-def _drawn(
-    layer: Layer, values: np.ndarray, count: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Some patches of a layer's input, [at most count, values of a patch]."""
-    if layer.kind != "Conv":
-        rows = values.reshape(-1, values.shape[-1])
-        if len(rows) <= count:
-            return rows.copy()
-        return rows[generator.choice(len(rows), count, replace=False)]
-    return drawn_patches(values, layer, layer.positions, count, generator)
-
-
-def drawn_patches(
-    values: np.ndarray,
-    layer: Layer,
-    positions: Sequence[int],
-    count: int,
-    generator: np.random.Generator,
-) -> np.ndarray:
-    """Patches of a convolution at some of its positions, channel by channel.
-
-    Args:
-        values: [batch, inputs, *axes].
-        layer: a convolution.
-        positions: batch and sizes of its result.
-        count: the most.
-        generator: of the draw.
-    """
-    kernel = layer.kernel
-    padded = np.pad(values, [(0, 0), (0, 0), *layer.pads])
-    spans = [(size - 1) * d + 1 for size, d in zip(kernel, layer.dilations, strict=True)]
-    axes = tuple(range(2, values.ndim))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    steps = tuple(slice(None, None, stride) for stride in layer.strides)
-    inside = tuple(slice(None, None, d) for d in layer.dilations)
-    windows = windows[(slice(None), slice(None), *steps, *inside)]
-    total = prod(positions)
-    chosen = np.arange(total)
-    if total > count:
-        chosen = np.sort(generator.choice(total, count, replace=False))
-    batch, *place = np.unravel_index(chosen, tuple(positions))
-    # [patches, inputs, *kernel]: an index in front of a slice brings its axis to the front
-    index: tuple[Any, ...] = (batch, slice(None), *place)
-    picked = windows[index]
-    return np.ascontiguousarray(picked).reshape(len(chosen), -1)
 
 
 def _moments(layer: Layer, patches: np.ndarray) -> Moments:
