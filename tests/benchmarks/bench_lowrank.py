@@ -4,9 +4,9 @@
 
 The network is that of ``tests/conformance/classics.py``. Its weights are drawn by chance, and a
 random matrix has a flat spectrum: half its rank is half its energy, and what is left computes
-something else. Trained weights are not like that, so each convolution's singular values are made to
-fall by a factor of e every tenth of the rank (``--flat`` leaves them as drawn). That is an
-assumption of this script about spectra, good for latencies and for nothing that is said on accuracy.
+something else. Trained weights are not like that, so each convolution's singular values are made
+to fall by a factor of e every tenth of the rank (``--flat`` leaves them as drawn). That is an
+assumption of this script about spectra, good for latencies and for nothing on accuracy.
 
 All variants are converted and timed on this machine, interleaved, in one `wherry run`, one thread.
 It ends with status 1 where, on ONNX Runtime, a network within a budget takes more than the share of
@@ -99,7 +99,7 @@ def main() -> None:
     path.write_text(
         MANIFEST.format(name=name, variants=variants, backends=", ".join(arguments.backend))
     )
-    values = api.run(path).values
+    values = api.run(path, remeasure=True).values
     (folder / f"{path.stem}.json").write_text(json.dumps(values))
     results = values["results"]
     say("| backend | variant | energy | MACs | ms | MACs, ratio | ms, ratio | SQNR, dB |")

@@ -99,13 +99,13 @@ class Basis:
 class Canonical:
     """``cp``: 1x1, depthwise columns, depthwise rows, 1x1 (Lebedev et al. 2015, section 3).
 
-    Alternating least squares, started from the singular vectors of the unfoldings. A best
-    decomposition need not exist (de Silva and Lim 2008): parts then grow against each other
+    Alternating least squares, started from vectors that are drawn as the weights spread along each
+    axis. A best decomposition need not exist (de Silva and Lim 2008): parts then grow against each other
     without bound, and what is left of their sum is noise. Where they do, the rank is refused.
     """
 
     _TURNS = 60
-    _GREATEST = 100.0  # norm of a part over that of all weights
+    _GREATEST = 10.0  # norm of a part over that of all weights
 
     def suits(self, layer: Layer) -> str:
         """See `factors.Scheme.suits`."""
@@ -172,10 +172,9 @@ class Canonical:
         parts = []
         for axis, size in enumerate(sizes):
             rows = np.moveaxis(tensor, axis, 0).reshape(size, -1)
-            vectors = np.linalg.eigh(rows @ rows.T)[1][:, ::-1].T
-            more = generator.standard_normal((max(0, rank - size), size))
-            more /= np.sqrt(size)
-            parts.append(np.concatenate([vectors, more])[:rank][None])
+            values, vectors = np.linalg.eigh(rows @ rows.T)
+            spread = np.sqrt(np.maximum(values, 0) / max(float(values.max()), 1e-300))
+            parts.append((generator.standard_normal((1, rank, size)) * spread) @ vectors.T)
         total = max(float((tensor**2).sum()), 1e-300)
         lost = _alternate(tensor[None], parts, total, self._TURNS)
         for number in range(rank):  # the same size on every axis
