@@ -157,6 +157,9 @@ def _task(
     weights = _rows(layer, layer.weights).astype(np.float32)
     scales = layer.scales().reshape(layer.groups, -1, 1)
     real = weights / scales
+    with np.errstate(over="ignore", invalid="ignore"):
+        wanted = theirs @ weights.transpose(0, 2, 1)
+    _check(wanted, layer.result)
     bias = graph.value(node, 2) if len(node.input) > 2 else None
     outputs = layer.weights.shape[layer.axis]
     spread = (
@@ -169,7 +172,7 @@ def _task(
         scales,
         np.abs(real) >= MOST - 1e-3,
         ours,
-        theirs @ weights.transpose(0, 2, 1),
+        wanted,
         spread.reshape(layer.groups, -1),
         _bounds(graph, layer.result),
     )
@@ -201,14 +204,17 @@ def _patches(
         value = sample[layer.source] if session is None else session.run(None, sample)[0]
         parts.append(drawn(value, window, each, generator))
     found = np.concatenate(parts).astype(np.float32)
-    if not np.isfinite(found).all():
-        raise Refusal(
-            f"the tensor {layer.source!r} becomes infinite or NaN on the calibration data",
-            where=layer.name,
-            remedy="Correct the data or its preprocessing.",
-        )
+    _check(found, layer.source)
     split = found.reshape(len(found), layer.groups, -1).transpose(1, 0, 2)
     return np.ascontiguousarray(split)
+
+
+def _check(values: np.ndarray, tensor: str) -> None:
+    if not np.isfinite(values).all():
+        raise Refusal(
+            f"the tensor {tensor!r} becomes infinite or NaN on the calibration data",
+            remedy="Correct the data or its preprocessing.",
+        )
 
 
 def _bounds(graph: Graph, tensor: str) -> tuple[float, float]:

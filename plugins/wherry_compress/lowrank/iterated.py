@@ -100,8 +100,8 @@ class Canonical:
     """``cp``: 1x1, depthwise columns, depthwise rows, 1x1 (Lebedev et al. 2015, section 3).
 
     Alternating least squares, started from vectors that are drawn as the weights spread along each
-    axis. A best decomposition need not exist (de Silva and Lim 2008): parts then grow against each other
-    without bound, and what is left of their sum is noise. Where they do, the rank is refused.
+    axis. A best decomposition need not exist (de Silva and Lim 2008): parts then grow against each
+    other without bound, and what is left of their sum is noise. Where they do, the rank is refused.
     """
 
     _TURNS = 60
