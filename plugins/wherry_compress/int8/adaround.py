@@ -32,7 +32,7 @@ _PATCHES, _BATCH = 4096, 256
 _HELD_OUT = 4  # every fourth patch judges
 _LOW, _HIGH = -0.1, 1.1  # of the sigmoid, before it is cut to 0 and 1
 _RATE = 0.02
-_PENALTY = 0.05  # of all weights, over the layer's error where each goes to the nearest
+_PENALTY = 0.05  # of a channel's weights, over its error where each goes to the nearest
 _WARM = 0.2  # of the steps, without the penalty
 _SHARP = (20.0, 2.0)  # of the penalty, from and to
 
@@ -69,10 +69,12 @@ class _Task:
         made: np.ndarray = taken @ (weights * self.steps).transpose(0, 2, 1) + self.bias[:, None]
         return made
 
-    def error(self, weights: np.ndarray, rows: np.ndarray) -> float:
-        """Mean square, over some patches."""
+    def errors(self, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Mean squares over some patches, [groups, outputs]."""
         taken, wanted = self.part(rows)
-        return float(np.mean((np.clip(self.given(weights, taken), *self.bounds) - wanted) ** 2))
+        off = np.clip(self.given(weights, taken), *self.bounds) - wanted
+        squares: np.ndarray = np.mean(off.astype(np.float64) ** 2, axis=1)
+        return squares
 
 
 def apply(job: Job) -> Done:
@@ -241,7 +243,8 @@ def _learned(
 ) -> tuple[float, np.ndarray | None]:
     """The error over that of the writers' rounding, on held out patches, and whole numbers.
 
-    None where the writers' rounding is at least as good.
+    Output channels do not know of each other: each has its own scale of errors, and the better of
+    both roundings. None where that is the writers' for all.
     """
     every = np.arange(task.taken.shape[1])
     judging = every[every % _HELD_OUT == 0]
@@ -252,10 +255,12 @@ def _learned(
     nearest = np.clip(np.rint(task.real), -MOST, MOST)
     floor = np.where(task.fixed, nearest, floor)
     free = ~task.fixed
-    scale = task.error(nearest, learning)
-    reference = task.error(theirs.astype(np.float32), judging)
-    if scale == 0 or reference == 0:
+    scale = task.errors(nearest, learning)
+    reference = task.errors(theirs.astype(np.float32), judging)
+    if not reference.any():
         return 1.0, None
+    weight = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)[..., None]
+    weight = (2 * task.real.shape[-1] * weight * task.steps).astype(np.float32)
     soft = _Soft(np.clip(task.real - floor, 0.01, 0.99))
     for step in range(iterations):
         chosen = generator.choice(learning, min(_BATCH, len(learning)), replace=False)
@@ -264,16 +269,17 @@ def _learned(
         given = task.given(floor + h * free, taken)
         off = np.clip(given, *task.bounds) - wanted
         off[(given < task.bounds[0]) | (given > task.bounds[1])] = 0
-        slope = (off.transpose(0, 2, 1) @ taken) * task.steps
-        slope *= np.float32(2 * h.size / (scale * off.size))
+        slope = (off.transpose(0, 2, 1) @ taken) * (weight / np.float32(len(chosen)))
         progress = (step / iterations - _WARM) / (1 - _WARM)
         if progress > 0:
             sharp = _SHARP[1] + (_SHARP[0] - _SHARP[1]) * (1 + np.cos(np.pi * progress)) / 2
             slope += np.float32(_PENALTY) * _penalty_slope(h, float(sharp))
         soft.move(slope * free)
     whole = np.clip(floor + (soft.value() >= 0.5) * free, -MOST, MOST)
-    ratio = task.error(whole, judging) / reference
-    return ratio, whole if ratio < 1 else None
+    found = task.errors(whole, judging)
+    better = found < reference
+    ratio = float(np.where(better, found, reference).sum() / reference.sum())
+    return ratio, np.where(better[..., None], whole, theirs) if better.any() else None
 
 
 def _penalty_slope(h: np.ndarray, sharp: float) -> np.ndarray:
