@@ -114,6 +114,8 @@ def test_every_pass_gives_a_network_or_a_reason(normal, network_name, name, tmp_
     figures = done.figures
     fewer = figures["macs_after"] < figures["macs_before"]
     assert fewer == bool(figures["layers"]) == (not done.warnings)
+    if name not in {"scheme 2", "cp"}:  # what draws by chance
+        return
     again = function(job)
     assert again.model.SerializeToString(deterministic=True) == done.model.SerializeToString(
         deterministic=True
