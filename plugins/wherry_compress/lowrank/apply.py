@@ -190,7 +190,7 @@ def _chosen(
     only = asked["only_where_faster"]
     warnings: list[str] = []
     if asked["macs"] is not None:
-        level, chosen, _ = within_budget(
+        level, chosen = within_budget(
             table, work.layers, whole, asked["macs"], work.is_faster if only else lambda *_: True
         )
         reached = 1 - saved(work.layers, chosen) / whole
@@ -204,7 +204,7 @@ def _chosen(
         chosen = by_energy(table, level)
         if only:
             chosen = {n: c for n, c in chosen.items() if work.is_faster(work.layers[n], c)}
-    slow = {name for name, _ in work.timed}
+    slow = {name for (name, _), times in work.timed.items() if not times.faster}
     for name in table.keys() - chosen.keys():
         work.left[name] = (
             "it is not faster"

@@ -80,18 +80,14 @@ def by_budget(
 
 def within_budget(
     table: Table, layers: Mapping[str, Layer], whole: int, budget: float, faster: Faster
-) -> tuple[float, dict[str, Choice], frozenset[str]]:
-    """As `by_budget`, of choices that are faster: those that are not leave the table.
-
-    Returns:
-        The level, the choices there, and the layers that lost all of theirs.
-    """
+) -> tuple[float, dict[str, Choice]]:
+    """As `by_budget`, of choices that are faster: those that are not leave the table."""
     left = {name: list(choices) for name, choices in table.items()}
     while True:
         level, chosen = by_budget(left, layers, whole, budget)
         slow = {name for name, choice in chosen.items() if not faster(layers[name], choice)}
         if not slow:
-            return level, chosen, frozenset(name for name in table if not left[name])
+            return level, chosen
         for name in slow:
             # one with hardly less to do would not be faster either
             bound = 0.8 * chain_macs(layers[name], chosen[name].chain)
