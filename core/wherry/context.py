@@ -82,8 +82,7 @@ class OptimizeContext(StepContext, Protocol):
 
     Attributes:
         data: role (``calibration``, ``training``) to its samples, preprocessed as the model takes
-            them; those that ``Pass.needs`` names, and those of ``Pass.wants`` that the manifest
-            has.
+            them; those that ``Pass.needs`` names.
         original: the manifest's model, before any pass; asked for by ``original`` in
             ``Pass.needs``.
         seed: of everything that is drawn by chance; asked for by ``seed`` there.

@@ -37,7 +37,6 @@ class Pass:
         parameters: what may stand under the name; the manifest's schema shows it.
         needs: what it needs besides the ONNX file: samples by role, labels among them, the model
             of the manifest before any pass, chance, torch in the host's own environment.
-        wants: roles of samples that it is given too, where the manifest has them.
         effects: backend (or ``*``) to what the pass brings there, for ``plan``.
         space: parameter to what a search may try: a `Span`, or the values themselves.
         files: the plugin's files whose content decides what the pass makes; their bytes are part
@@ -49,7 +48,6 @@ class Pass:
     description: str
     parameters: type[BaseModel]
     needs: frozenset[Need] = frozenset()
-    wants: frozenset[Literal["calibration", "training"]] = frozenset()
     effects: Mapping[str, str] = field(default_factory=dict)
     space: Mapping[str, Span | tuple[Any, ...]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()

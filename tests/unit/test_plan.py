@@ -52,7 +52,6 @@ class Fakes:
     def wherry_passes(self) -> Iterable[Pass]:
         yield Pass("a", "first", Nothing)
         yield Pass("b", "second", Nothing, needs=frozenset({"calibration"}))
-        yield Pass("c", "third", Nothing, wants=frozenset({"calibration"}))
 
     @hookimpl(trylast=True)
     def wherry_calibrate(self, target):
@@ -142,14 +141,6 @@ def test_variants_share_the_beginning_of_their_passes(plan) -> None:
     assert by_variant["x"][1] == by_variant["y"][1] == by_variant["z"][1]
     assert by_variant["y"][2] != by_variant["z"][2]
     assert by_variant["original"][0] == "model"
-
-
-def test_a_pass_is_given_what_it_wants_where_the_manifest_has_it(plan) -> None:
-    text = "variants: {x: [c]}\ntargets: [{backend: one}]"
-    for data, roles in ((CALIBRATION, ["data:calibration"]), ("", [])):
-        made = plan(data + text)
-        (step,) = (step for step in made.steps.values() if step.kind == "optimize")
-        assert [need for need in step.needs if need.startswith("data:")] == roles
 
 
 def test_two_variants_with_the_same_passes_share_everything_but_the_row(plan) -> None:
