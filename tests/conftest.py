@@ -12,7 +12,12 @@ import pytest
 def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tools' environments, made once a session, or kept where WHERRY_TEST_ENVIRONMENTS says."""
     named = os.environ.get("WHERRY_TEST_ENVIRONMENTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("environments")
+    if named:
+        folder = Path(named)
+    elif "PYTEST_XDIST_WORKER" in os.environ:  # the session's own folder, which its workers share
+        folder = tmp_path_factory.getbasetemp().parent / "environments"
+    else:
+        folder = tmp_path_factory.mktemp("environments")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

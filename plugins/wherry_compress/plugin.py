@@ -16,16 +16,13 @@ from wherry_compress import basic
 from wherry_compress.int8 import passes as int8
 from wherry_compress.lowrank import passes as lowrank
 from wherry_compress.member import Member
+from wherry_compress.prune import passes as prune
 
 if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-FAMILIES = (
-    basic.MEMBERS,
-    int8.MEMBERS,
-    lowrank.MEMBERS,
-)
+FAMILIES = (basic.MEMBERS, int8.MEMBERS, lowrank.MEMBERS, prune.MEMBERS)
 MEMBERS: Mapping[str, Member] = {
     member.descriptor.name: member for family in FAMILIES for member in family
 }
@@ -53,14 +50,15 @@ def _files(member: Member) -> tuple[Path, ...]:
 def wherry_optimize(model: Model, step: PassStep, context: OptimizeContext) -> Model:
     """Run a pass's function by ``work.py``."""
     member = MEMBERS[step.name]
-    needs = member.descriptor.needs
+    needs = member.descriptor.needed(step.parameters)
     if "torch" in needs and importlib.util.find_spec("torch") is None:
         raise EnvironmentError_(
             f"the pass {step.name} trains, and torch is not installed",
             where=f"pass {step.name}",
             remedy="Install it beside wherry: `pip install 'wherry[train]'`.",
         )
-    source = context.normalised(model).model if member.normal else model
+    also = {"keep batch norm"} if member.batch_norms else set()
+    source = context.normalised(model, also).model if member.normal else model
     output = context.output / "model.onnx"
     request = {
         "function": member.function,
@@ -71,6 +69,7 @@ def wherry_optimize(model: Model, step: PassStep, context: OptimizeContext) -> M
         "original": str(context.original.path) if "original" in needs else None,
         "seed": context.seed if "seed" in needs else 0,
         "scratch": str(context.scratch),
+        "unfinished": None if context.unfinished is None else str(context.unfinished),
     }
     response = context.run_tool(HERE / "work.py", request, requirements=None)
     for text in response["warnings"]:

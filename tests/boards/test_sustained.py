@@ -139,7 +139,7 @@ def test_the_last_minute_is_compared_with_the_first():
         ),
         ({"frequency_khz": lambda s: 600_000 if s < 3 else 1_800_000}, None, None),  # it rose
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
 def test_when_the_board_slowed_down_and_what_says_so(changes, when, why):
     found = summarise(points_of(**changes), 120)

@@ -206,7 +206,6 @@ def test_what_is_left_alone_is_named(run):
         ({"ranks": {"/conv*": 2}}, "ranks names the node '/conv\\*'"),
         ({"nodes": ["/b"]}, "nodes names the node '/b'"),
         ({"keep": ["*"]}, "there is no layer to decompose among 0 Conv nodes"),
-        ({"reconstruction": "data"}, "no data.calibration"),
     ],
 )
 def test_refusals(run, parameters, message):
@@ -393,7 +392,13 @@ def test_patches_are_what_a_convolution_sums_over(height, width, down, across, p
     assert len(drawn(values, window, 5, random)) == min(5, len(found))
 
 
-def test_by_its_hook_with_and_without_data(tmp_path):
+def test_data_are_needed_for_what_is_made_by_them():
+    known = Host.load().passes["lowrank.cp"]
+    assert "calibration" in known.needed(LowRank(reconstruction="data"))
+    assert "calibration" not in known.needed(LowRank())
+
+
+def test_by_its_hook(tmp_path):
     onnx.save(network(TWO, WEIGHTS), tmp_path / "given.onnx")
     model = Model.load(tmp_path / "given.onnx").with_static_shapes({}, tmp_path)
     host = Host.load()

@@ -27,12 +27,21 @@ class _Context(HostContext):
     original: Model
     seed: int
 
+    def latency_ms(
+        self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
+    ) -> float:
+        """See `wherry.context.OptimizeContext.latency_ms`."""
+        from wherry.stages.candidate import latency_ms
+
+        return latency_ms(model, backend, device, precision, self.step, self.services)
+
 
 def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResult:
     """Apply the last pass of the step's chain; the value is a `Model` in the store."""
     model: Model = inputs[step.needs[0]]
     pass_step = step.passes[-1]
     descriptor = services.host.passes[pass_step.name]
+    needed = descriptor.needed(pass_step.parameters)
     datasets = {
         need.removeprefix("data:"): inputs[need] for need in step.needs if need.startswith("data:")
     }
@@ -49,8 +58,9 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "parameters": pass_step.parameters.model_dump(mode="json"),
             "data": [dataset.digest for dataset in datasets.values()],
             "preprocess": dict(services.manifest.model.preprocess) if datasets else {},
-            "original": original.digest if "original" in descriptor.needs else "",
-            "seed": services.manifest.seed if "seed" in descriptor.needs else None,
+            "original": original.digest if "original" in needed else "",
+            "seed": services.manifest.seed if "seed" in needed else None,
+            "boards": _boards(services) if "device" in needed else {},
             "host": own_lock(),
         },
     )
@@ -65,6 +75,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             context.log,
             context.warnings,
             context.figures,
+            context.unfinished,
             data=ready,
             original=original,
             seed=services.manifest.seed,
@@ -76,6 +87,15 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     entry, cached, warnings = take_or_build(services, step.id, key, build)
     figures = {"pass": pass_step.name, **notes(entry).record}
     return StageResult(named_model(entry), cached, warnings, figures)
+
+
+def _boards(services: Services) -> dict[str, list[str]]:
+    """The boards that a pass may measure on."""
+    found = {}
+    for name in sorted({row.target.device for row in services.plan.rows}):
+        info = services.probe(name).info
+        found[name] = [info.fingerprint, info.identity]
+    return found
 
 
 def _check(made: Model, model: Model, name: str, context: HostContext) -> None:

@@ -12,7 +12,7 @@ before every weight that reads them. What an activation makes of zero does not m
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -126,6 +126,16 @@ class Channels:
         for edit in self._edits:
             edit(slicer)
         return self._checked(slicer.proto, kept)
+
+    def changed(self, values: Mapping[str, np.ndarray]) -> Channels:
+        """The same channels with other values of some constants, of the same shapes."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        for tensor in proto.graph.initializer:
+            if tensor.name in values:
+                assert tuple(tensor.dims) == values[tensor.name].shape, tensor.name
+                tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+        return replace(self, proto=proto)
 
     def _where(self, ids: np.ndarray) -> str:
         names = (name for name, each in self.along.items() if np.isin(each.ids, ids).any())

@@ -125,11 +125,6 @@ def lower(job: Job, scheme: Scheme, kinds: set[str]) -> Done:
     costs = costs_of(work.graph.proto)
     whole, size = costs.macs, costs.parameters
     if asked["reconstruction"] == "data":
-        if "calibration" not in job.data:
-            raise Refusal(
-                "`reconstruction: data` needs samples, and the manifest has no data.calibration",
-                remedy="Add `calibration:` below `data:`, or take `reconstruction: filters`.",
-            )
         those = list(work.layers.values())
         found = measure(work.graph.proto, those, job.data["calibration"], job.seed)
         work.moments = {layer.name: moments for layer, moments in found}

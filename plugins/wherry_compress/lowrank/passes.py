@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wherry.passes import Pass, Span
+from wherry.passes import Need, Pass, Span
 from wherry_compress.member import Member
 
 Text = Annotated[str, Field(min_length=1)]
@@ -81,6 +81,11 @@ SPACE: dict[str, Span | tuple[Any, ...]] = {
 }
 
 
+def _data(parameters: LowRank) -> frozenset[Need]:
+    """What a reconstruction takes."""
+    return frozenset({"calibration"} if parameters.reconstruction == "data" else ())
+
+
 def _member(name: str, description: str, parameters: type[LowRank] = LowRank) -> Member:
     return Member(
         Pass(
@@ -88,7 +93,7 @@ def _member(name: str, description: str, parameters: type[LowRank] = LowRank) ->
             description=description,
             parameters=parameters,
             needs=frozenset({"seed"}),
-            wants=frozenset({"calibration"}),
+            needs_with=_data,
             effects=SPEED,
             space=SPACE | ({"scheme": (1, 2)} if parameters is Spatial else {}),
         ),

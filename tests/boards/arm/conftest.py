@@ -17,6 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from wherry.filelock import hold
+
 _HERE = Path(__file__).parent
 _PACKAGES = [
     *("base-files", "base-passwd", "bash", "dash", "coreutils", "grep", "sed", "mawk", "findutils"),
@@ -46,14 +48,15 @@ def roots(tmp_path_factory):
 
     def build(arch, *packages):
         root = folder / arch
-        if not (root / "complete").exists():
-            subprocess.run(
-                [_HERE / "build_root.sh", arch, root, *_PACKAGES, *packages],
-                check=True,
-                stdin=subprocess.DEVNULL,
-                timeout=280,
-            )
-            (root / "complete").touch()
+        with hold(folder / f"{arch}.lock"):  # several test processes may share the folder
+            if not (root / "complete").exists():
+                subprocess.run(
+                    [_HERE / "build_root.sh", arch, root, *_PACKAGES, *packages],
+                    check=True,
+                    stdin=subprocess.DEVNULL,
+                    timeout=280,
+                )
+                (root / "complete").touch()
         return root
 
     return build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -86,13 +87,14 @@ def openssh(tmp_path, stack, workstation):
     module = _load("openssh")
     if (why := module.missing()) is not None:
         pytest.skip(why)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     count = 0
 
     def make(host=None, prefix=()):
         nonlocal count
         count += 1
-        folder = tmp_path / f"sshd{count}"
-        made = stack.enter_context(module.OpenSsh(folder, host or f"127.0.9.{count}", prefix))
+        folder, own = tmp_path / f"sshd{count}", f"127.0.{9 + worker}.{count}"
+        made = stack.enter_context(module.OpenSsh(folder, host or own, prefix))
         workstation.enter(made)
         return made
 
