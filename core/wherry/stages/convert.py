@@ -210,4 +210,10 @@ def _parity(
             reason = f"this host has no runtime for it: {error}"
         except UnsupportedError as error:  # the runtime is what the owner of a board installs
             reason = f"this host cannot run it: {error}"
+            figures = comparison.of_stand_in(services, f"{step.id}:parity")
+            if figures is not None:
+                reason += (
+                    "; the file that the board starts from has "
+                    f"{figures.sqnr_db:.1f} dB on ONNX Runtime"
+                )
     return None, True, (f"parity was not checked on this host: {reason}",)
