@@ -16,6 +16,8 @@ from wherry.hookspecs import hookimpl
 from wherry.model import Model
 from wherry.passes import Pass, PassStep
 from wherry_compress import basic
+from wherry_compress.int8 import passes as int8
+from wherry_compress.lowrank import passes as lowrank
 from wherry_compress.member import Member
 from wherry_compress.prune import passes as prune
 from wherry_compress.prune.passes import Latency
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-FAMILIES = (basic.MEMBERS, prune.MEMBERS, share.MEMBERS, train.MEMBERS)
+FAMILIES = (
+    basic.MEMBERS,
+    int8.MEMBERS,
+    lowrank.MEMBERS,
+    prune.MEMBERS,
+    share.MEMBERS,
+    train.MEMBERS,
+)
 MEMBERS: Mapping[str, Member] = {
     member.descriptor.name: member for family in FAMILIES for member in family
 }
