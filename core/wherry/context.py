@@ -82,10 +82,13 @@ class OptimizeContext(StepContext, Protocol):
 
     Attributes:
         data: role (``calibration``, ``training``) to its samples, preprocessed as the model takes
-            them; those that ``Pass.needs`` names.
+            them; those that ``Pass.needed`` names.
         original: the manifest's model, before any pass; asked for by ``original`` in
             ``Pass.needs``.
         seed: of everything that is drawn by chance; asked for by ``seed`` there.
+        unfinished: a folder, not there at first, that outlives a step which is interrupted: the
+            same step finds it again, alone. It is removed when the step is done. None: there is
+            no place for one.
     """
 
     @property
@@ -96,6 +99,9 @@ class OptimizeContext(StepContext, Protocol):
 
     @property
     def seed(self) -> int: ...
+
+    @property
+    def unfinished(self) -> Path | None: ...
 
     def latency_ms(
         self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"

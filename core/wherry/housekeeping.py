@@ -16,6 +16,7 @@ from wherry.errors import UsageError
 from wherry.store import Store
 
 _LISTED = 5
+_UNFINISHED = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def gc(
 
     Args:
         store: where.
-        max_age: entries that no run has taken for longer go.
+        max_age: entries that no run has taken for longer go; what interrupted steps left goes
+            after a week at the latest.
         max_bytes: the entries that stay are together no larger, as far as those in use allow.
         keep: digests of keys that stay whatever happens.
         dry_run: only say what would go.
@@ -78,6 +80,8 @@ def gc(
                 moved = store.take_out([*damaged, *(store.path(entry.key) for entry in removed)])
         for folder in moved:
             shutil.rmtree(folder)
+        if not dry_run:
+            store.drop_unfinished(_UNFINISHED if max_age is None else min(max_age, _UNFINISHED))
     in_use = sum(entry.key.digest in used for entry in entries)
     return Collected(tuple(removed), tuple(damaged), kept, in_use)
 

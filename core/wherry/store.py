@@ -1,10 +1,10 @@
 """The content-addressed store: what a step made, under the hash of all that went into it.
 
 Below the store's folder: ``KIND/AA/DIGEST/entry.json`` and ``payload/`` beside it; ``.tmp/`` for
-what is being built, ``.locks/`` for keys that are being worked on, ``.live/`` for the runs that
-use the store now. An entry appears by one rename, whole and on the disk, or not at all; it never
-changes afterwards. Any number of processes and threads share a store; ``wherry.housekeeping``
-cleans and explains it.
+what is being built, ``.locks/`` for keys that are being worked on, ``.live/`` for the runs that use
+the store now, ``.unfinished/`` for what interrupted steps go on from. An entry appears by one
+rename, whole and on the disk, or not at all; it never changes afterwards. Any number of processes
+and threads share a store; ``wherry.housekeeping`` cleans and explains it.
 
 Payloads are not made read-only: the mode would travel with every copy that a tool makes to work
 on, and root ignores it. Instead each use compares sizes and times of change, and hashes where
@@ -25,7 +25,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from wherry.entry import (
@@ -147,6 +147,27 @@ class Store:
     def path(self, key: Key) -> Path:
         """The folder of a key's entry."""
         return self.root / key.kind / key.digest[:2] / key.digest
+
+    def unfinished(self, key: Key) -> Path:
+        """A folder for what the making of an entry can go on from; who holds its lock has it alone.
+
+        Neither it nor what it lies in is made here.
+        """
+        return self.root / ".unfinished" / key.digest
+
+    def drop_unfinished(self, unused_for: timedelta) -> int:
+        """Remove what interrupted steps left so long ago; returns how many folders."""
+        oldest, count = time.time() - unused_for.total_seconds(), 0
+        self._make_folders()
+        for folder in (self.root / ".unfinished").glob("[0-9a-f]*"):
+            try:
+                with hold(self.root / ".locks" / folder.name, wait=False, remove=True):
+                    if folder.stat().st_mtime < oldest:
+                        shutil.rmtree(folder)
+                        count += 1
+            except (TakenError, FileNotFoundError):  # a run works on it, or has just removed it
+                continue
+        return count
 
     def directories(self) -> Iterator[Path]:
         """The folders of all entries, damaged ones too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,8 @@ class Job:
         original: the model before any pass, for passes that need it.
         seed: of everything that is drawn by chance.
         scratch: an empty folder, deleted afterwards.
+        unfinished: a folder that is there again where the same pass was interrupted; it need not
+            exist yet, and is deleted when the pass is done. None: there is no place for one.
     """
 
     model: Path
@@ -78,12 +81,19 @@ class Job:
     data: Mapping[str, Data] = field(default_factory=dict)
     original: Path | None = None
     seed: int = 0
+    unfinished: Path | None = None
 
     def load(self) -> onnx.ModelProto:
         """The model, read anew."""
         import onnx
 
         return onnx.load(self.model)
+
+
+def tell(text: str) -> None:
+    """Say what is being done now, one line: the host shows it (`wherry.engine.worker.PROGRESS`)."""
+    sys.stdout.write(f"wherry-progress: {text}\n")
+    sys.stdout.flush()
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,12 @@ class Member:
             `Refusal`. It runs in a process of its own, and its module is imported there alone.
         also: packages outside of this plugin whose files decide what it makes.
         normal: it is given the model's normal form (`wherry.normalise`).
+        batch_norms: of the normal form: BatchNormalization nodes stay, and are not folded into the
+            weights before them. For passes that put them there, need them or respect them.
     """
 
     descriptor: Pass
     function: str
     normal: bool = True
+    batch_norms: bool = False
     also: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ def _job(request: Mapping[str, Any]) -> Job:
         data={role: _data(files) for role, files in request["data"].items()},
         original=None if original is None else Path(original),
         seed=request["seed"],
+        unfinished=Path(unfinished) if (unfinished := request.get("unfinished")) else None,
     )
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -59,6 +59,13 @@ class Limits:
 
 _DEFAULTS = Limits()
 
+PROGRESS = b"wherry-progress: "
+"""A line that a tool prints after this says what it is doing, for the progress display."""
+
+
+def _tell_nobody(_text: str) -> None:
+    """What becomes of progress that nobody asked for."""
+
 
 def run_tool(
     python: Path,
@@ -69,6 +76,7 @@ def run_tool(
     log: Path,
     limits: Limits = _DEFAULTS,
     cancelled: threading.Event | None = None,
+    progress: Callable[[str], None] = _tell_nobody,
 ) -> dict[str, Any]:
     """Run ``python script request.json response.json`` and return the response.
 
@@ -80,6 +88,7 @@ def run_tool(
         log: where the output goes, appended.
         limits: time, memory, threads, output.
         cancelled: when it is set, the tool is stopped.
+        progress: called with what the tool prints after `PROGRESS`.
 
     Raises:
         ToolError: the tool failed, crashed, went over a limit, or gave no proper response.
@@ -99,7 +108,7 @@ def run_tool(
     answered.unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
-        tool = _Tool(where, log, limits, _Output(stream, limits.log_bytes))
+        tool = _Tool(where, log, limits, _Output(stream, limits.log_bytes, progress))
         code = tool.run([python, script, asked, answered], scratch, cancelled)
     # A refusal is an answer, whatever the exit code; what else a failed tool wrote is not.
     response = None
@@ -223,7 +232,11 @@ class _Tool:
 class _Output:
     """What a tool prints: the log keeps its beginning and its last lines."""
 
-    def __init__(self, stream: IO[bytes], keep_bytes: int) -> None:
+    def __init__(
+        self, stream: IO[bytes], keep_bytes: int, progress: Callable[[str], None] = _tell_nobody
+    ) -> None:
+        self._progress = progress
+        self._line = b""
         self._stream = stream
         self._keep_bytes = keep_bytes
         self.total = 0
@@ -236,6 +249,17 @@ class _Output:
         if kept:
             self._stream.write(kept)
             self._stream.flush()
+        self._tell(data)
+
+    def _tell(self, data: bytes) -> None:
+        """Pass on the last whole line of progress in what was printed."""
+        *lines, rest = (self._line + data).split(b"\n")
+        self._line = rest[:_SHOWN_CHARS]  # a line without an end is none of ours
+        for line in reversed(lines):
+            if line.startswith(PROGRESS):
+                text = line.removeprefix(PROGRESS)[:_SHOWN_CHARS].decode("utf-8", "replace")
+                self._progress("".join(filter(str.isprintable, text)))
+                return
 
     def note(self, text: str) -> None:
         """Write a line of our own."""
@@ -275,6 +299,9 @@ def _environment(python: Path, scratch: Path, cores: int | None) -> dict[str, st
         "PYTHONHASHSEED": "0",  # the same request gives the same artifact
         "TMPDIR": str(scratch),  # what a killed tool leaves goes with the step
         **dict.fromkeys(_THREADS, threads),
+        # Threads that wait sleep: other steps run beside this one, and threads that spin instead
+        # made a training of two threads nine times slower on two busy cores.
+        "OMP_WAIT_POLICY": kept.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
 
 

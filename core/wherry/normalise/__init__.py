@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXPAND",
+    "KEEP",
     "LEAST_OPSET",
     "OPSET",
     "OPTIONAL",
@@ -87,6 +88,9 @@ OPSET = "opset "
 LEAST_OPSET = "at least opset "
 """Before a number likewise: of an older model the opset becomes this one."""
 
+KEEP = "keep "
+"""Before a name of `PASSES` in ``normalise(also=...)``: this pass is left out."""
+
 CONSTANTS = "constants"
 MODEL_FILE, NODES_FILE = "model.onnx", "nodes.json"
 
@@ -127,7 +131,7 @@ def normalise(model: Model, directory: Path, also: Collection[str] = ()) -> Norm
         model: with static shapes and a name for every node (`Model.with_static_shapes`).
         directory: an existing folder.
         also: passes of `OPTIONAL`, operators after `EXPAND`, an opset after `OPSET` or
-            `LEAST_OPSET`.
+            `LEAST_OPSET`, passes of `PASSES` after `KEEP`.
 
     Returns:
         The same bytes and words whenever it is called.
@@ -168,13 +172,15 @@ def preview(
 
 
 def _passes(also: Collection[str]) -> list[str]:
+    left_out = {word.removeprefix(KEEP) for word in also if word.startswith(KEEP)}
     optional = [
         word
         for word in sorted(also)
         if word in OPTIONAL or word.startswith((EXPAND, OPSET, LEAST_OPSET))
     ]
-    assert len(optional) == len(set(also)), "a backend asks for a pass that there is not"
-    return [CONSTANTS, *PASSES, *optional]
+    known = len(optional) + len(left_out.intersection(PASSES)) == len(set(also))
+    assert known, "a backend asks for a pass that there is not"
+    return [CONSTANTS, *(name for name in PASSES if name not in left_out), *optional]
 
 
 def _written(graph: Graph, directory: Path, warnings: Sequence[str]) -> Normalised:

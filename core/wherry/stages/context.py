@@ -244,6 +244,7 @@ class HostContext:
     log: Path
     warnings: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    unfinished: Path | None = None
 
     def run_tool(
         self,
@@ -265,6 +266,7 @@ class HostContext:
             log=self.log,
             limits=self.services.limits,
             cancelled=self.services.cancelled,
+            progress=self.progress,
         )
 
     def normalised(self, model: Model, also: Collection[str] = ()) -> Normalised:
@@ -333,7 +335,9 @@ def take_or_build_locked(
         return entry, True, notes(entry).warnings
     services.check()
     with services.store.build(key) as output, scratch_folder(services) as scratch:
-        context = HostContext(services, step, output, scratch, log_path(services, step))
+        unfinished = services.store.unfinished(key)
+        log = log_path(services, step)
+        context = HostContext(services, step, output, scratch, log, unfinished=unfinished)
         build(context)
         told = {
             "run": services.run_directory.name,
@@ -341,6 +345,7 @@ def take_or_build_locked(
             "record": context.figures,
         }
         (output / NOTES).write_text(json.dumps(told, indent=1))
+    shutil.rmtree(unfinished, ignore_errors=True)  # or the next housekeeping finds it
     entry = services.store.get(key)
     assert entry is not None, "an entry that was just committed under its lock is there"
     return entry, False, tuple(context.warnings)

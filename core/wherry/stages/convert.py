@@ -214,7 +214,7 @@ def _parity(
         except EnvironmentError_ as error:
             reason = f"this host has no runtime for it: {error}"
         except UnsupportedError as error:  # the runtime is what the owner of a board installs
-            reason = f"this host cannot run it: {error}"
+            reason = f"this host cannot run it: {error.message}"  # what to do is said where it runs
             figures = comparison.of_stand_in(services, f"{step.id}:parity")
             if figures is not None:
                 reason += (

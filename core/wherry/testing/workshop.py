@@ -86,7 +86,7 @@ class Workshop(Lending):
             labels: one for each sample.
             original: the model before any pass; None: ``model``.
         """
-        needs = self._host.passes[step.name].needs
+        needs = self._host.passes[step.name].needed(step.parameters)
         roles = [role for role in (CALIBRATION, TRAINING) if role in needs]
         data: dict[str, Dataset] = {role: _Samples(samples, labels) for role in roles}
         context = replace(self._context(), data=data, given=original or model)
@@ -142,6 +142,7 @@ class _Context:
     given: Model | None = None
     seed: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
+    unfinished: Path | None = None
 
     @property
     def original(self) -> Model:
@@ -163,7 +164,13 @@ class _Context:
         if requirements is not None:
             python = self.environments.ensure(requirements)
         return run_tool(
-            python, script, request, scratch=self.scratch, log=self.log, limits=Limits()
+            python,
+            script,
+            request,
+            scratch=self.scratch,
+            log=self.log,
+            limits=Limits(),
+            progress=self.progress,
         )
 
     def normalised(self, model: Model, also: Collection[str] = ()) -> Normalised:

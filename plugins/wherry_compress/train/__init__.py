@@ -1,0 +1,1 @@
+"""Training: an ONNX graph as a torch module, and what brings accuracy back after other passes."""

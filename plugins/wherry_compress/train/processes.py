@@ -1,0 +1,113 @@
+"""Several processes that train one network together: each takes its share of every batch.
+
+torch's DistributedDataParallel over gloo (processors) or NCCL (GPUs); the processes find each other
+by a file, on this machine alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together.
+
+    Attributes:
+        rank: of this one; the first is 0.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """The network, its gradients averaged over all processes."""
+        if self.size == 1:
+            return network
+        device = next(network.parameters()).device
+        ids = [device.index or 0] if device.type == "cuda" else None
+        made = nn.parallel.DistributedDataParallel
+        # statistics are averaged by `average_statistics`: the first process's are no better
+        known = inspect.signature(made.__init__).parameters
+        word = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return made(network, ids, **{word: False})
+
+    def mean(self, value: float) -> float:
+        """Over all processes."""
+        if self.size == 1:
+            return value
+        total = torch.tensor([value], dtype=torch.float64)
+        torch.distributed.all_reduce(total, group=_talk())
+        return float(total) / self.size
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """The running means and variances of batch norms: the mean over all processes."""
+        if self.size == 1:
+            return
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                total = buffer.detach().to("cpu", torch.float64)
+                torch.distributed.all_reduce(total, group=_talk())
+                buffer.copy_(total / self.size)
+
+    def from_first(self, function: Callable[[], float]) -> float:
+        """What the first process finds, in all of them."""
+        if self.size == 1:
+            return function()
+        found = torch.tensor([function() if self.rank == 0 else 0.0], dtype=torch.float64)
+        torch.distributed.broadcast(found, 0, group=_talk())
+        return float(found)
+
+
+def _talk() -> Any:
+    """The group for numbers on the processor; NCCL has none of those."""
+    if torch.distributed.get_backend() == "gloo":
+        return None
+    global _gloo  # noqa: PLW0603 -- made once a process, by all at the same point
+    if _gloo is None:
+        _gloo = torch.distributed.new_group(backend="gloo")
+    return _gloo
+
+
+_gloo: Any = None
+
+
+def run(count: int, meeting: Path, function: Callable[..., None], *arguments: Any) -> None:
+    """Call ``function(group, *arguments)`` in so many new processes; raises what one raises.
+
+    Args:
+        count: of processes.
+        meeting: a file that is not there yet.
+        function: of a module; it and its arguments can be pickled.
+        arguments: of the function.
+    """
+    torch.multiprocessing.spawn(
+        _join, (count, str(meeting), function, arguments), nprocs=count, join=True
+    )
+
+
+def _join(
+    rank: int, count: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(max(1, threads // count))
+    on_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= count
+    if on_gpus:
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group(
+        "nccl" if on_gpus else "gloo", f"file://{meeting}", rank=rank, world_size=count
+    )
+    try:
+        function(Group(rank, count), *arguments)
+    finally:
+        torch.distributed.destroy_process_group()
