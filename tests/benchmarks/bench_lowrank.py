@@ -37,6 +37,7 @@ model: {{path: {name}.onnx}}
 data:
   evaluation: {{source: npz, path: evaluation.npz}}
 metrics: [sqnr_db]
+measure: {{duration_s: 1, rounds: 3}}
 variants:
   original: []
 {variants}

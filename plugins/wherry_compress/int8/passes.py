@@ -22,7 +22,7 @@ class AdaRound(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples: int = Field(default=256, ge=1, description="of the calibration data, at the most")
-    iterations: int = Field(default=1000, ge=10, description="steps of gradient descent a layer")
+    iterations: int = Field(default=500, ge=10, description="steps of gradient descent a layer")
 
 
 MEMBERS: tuple[Member, ...] = (
