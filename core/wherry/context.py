@@ -82,7 +82,7 @@ class OptimizeContext(StepContext, Protocol):
 
     Attributes:
         data: role (``calibration``, ``training``) to its samples, preprocessed as the model takes
-            them; those that ``Pass.needs`` names.
+            them; those that ``Pass.needed`` names.
         original: the manifest's model, before any pass; asked for by ``original`` in
             ``Pass.needs``.
         seed: of everything that is drawn by chance; asked for by ``seed`` there.

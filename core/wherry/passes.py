@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,7 @@ class Pass:
         needs: what it needs besides the ONNX file: samples by role, labels among them, the model
             of the manifest before any pass, chance, torch in the host's own environment, a device
             to measure candidates on (nothing else runs beside such a pass).
+        needs_with: its parameters to what it needs besides ``needs``, where these decide it.
         effects: backend (or ``*``) to what the pass brings there, for ``plan``.
         space: parameter to what a search may try: a `Span`, or the values themselves.
         files: the plugin's files whose content decides what the pass makes; their bytes are part
@@ -49,10 +50,15 @@ class Pass:
     description: str
     parameters: type[BaseModel]
     needs: frozenset[Need] = frozenset()
+    needs_with: Callable[[Any], frozenset[Need]] | None = None
     effects: Mapping[str, str] = field(default_factory=dict)
     space: Mapping[str, Span | tuple[Any, ...]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     version: int = 1
+
+    def needed(self, parameters: BaseModel) -> frozenset[Need]:
+        """All that it needs with these parameters."""
+        return self.needs | (self.needs_with(parameters) if self.needs_with else frozenset())
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def _chain(
     """The optimize steps of a variant; variants with a common beginning share it."""
     chain = [model]
     for count, step in enumerate(passes, start=1):
-        needed = host.passes[step.name].needs
+        needed = host.passes[step.name].needed(step.parameters)
         extra = data(*(name for name in (CALIBRATION, TRAINING) if name in needed))
         if "original" in needed and chain[-1] != model:
             extra = (model, *extra)

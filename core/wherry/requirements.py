@@ -18,9 +18,13 @@ class Requirements:
         ignore_requires_python: the ``no_deps`` packages claim a newer Python than they need;
             they are then resolved and installed as if for that one.
         python: the interpreters that this set was tried on, as a PEP 440 specifier.
+        hashes: sha256 (hex) of the files that the ``no_deps`` packages may be; empty: what the
+            index gives, locked when it is first asked. For packages that others than their makers
+            have put there.
     """
 
     packages: tuple[str, ...] = ()
     no_deps: tuple[str, ...] = ()
     ignore_requires_python: bool = False
     python: str = ">=3.8"
+    hashes: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wherry.artifact import Artifact
     from wherry.context import StepContext
     from wherry.model import Model
+    from wherry.native import Native
     from wherry.operators import Asking, Support
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -196,6 +197,7 @@ class Backend:
         options: the runtime's options; they appear in the manifest's schema and its errors.
         runner: the file that is shipped to the board. It imports nothing of ours and defines
             ``load(directory, artifact, options) -> runner``; see ``docs/plugins.md``.
+        runner_files: modules that are shipped beside it, which it imports as ``from .name import``.
         runtime: what ``runner`` needs on a board: alternatives, the best first.
         converter: what the converter needs on the host; None: the host's own interpreter will do.
         artifact_format: the name of the format, e.g. ``tflite``.
@@ -211,6 +213,9 @@ class Backend:
         operators: what it supports of each operator of ONNX, by name (``Conv``, or
             ``com.microsoft::FusedConv``), asked of its tool and runtime; None: it cannot tell.
         runs_on_host: False where no host can run the artifact, so that parity is not checked there.
+        stand_in: the ONNX file of an artifact from which a board makes what it runs. Where this
+            host lacks what the runner needs, the parity of that file is checked on ONNX Runtime.
+            It may give None: there is none for this artifact.
         parity: thresholds that replace ``DEFAULT_PARITY``.
         expose: makes of an artifact, for ``wherry debug layers``, one that computes the same and
             also gives every intermediate tensor of ``Artifact.layers``, as outputs behind the
@@ -222,6 +227,7 @@ class Backend:
             (the name in capitals) say otherwise. What is found there is part of the keys of
             measurements.
         prepare_s: how long the runner's ``prepare`` may take on a board, seconds.
+        native: machine code that the runner wants beside its Python packages; None: nothing.
     """
 
     name: str
@@ -239,12 +245,20 @@ class Backend:
     preflight: Callable[[Model, Target], Sequence[Unsupported]] = no_preflight
     operators: Callable[[Asking], Mapping[str, Support]] | None = None
     runs_on_host: bool = True
+    runner_files: tuple[Path, ...] = ()
+    stand_in: Callable[[Artifact], Path | None] | None = None
     parity: Mapping[str, ParityThreshold] = field(default_factory=dict)
     mixed: frozenset[str] = frozenset()
     expose: Callable[[Artifact, Model, StepContext], Artifact] | None = None
     dissect: Callable[[Artifact, StepContext], Artifact] | None = None
     tools: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prepare_s: float = 0.0
+    native: Native | None = None
+
+    @property
+    def board_code(self) -> tuple[Path, ...]:
+        """The plugin's files that run on a board."""
+        return (self.runner, *self.runner_files)
 
     def needs_calibration(self, target: Target) -> bool:
         """Whether converting for ``target`` takes a calibration."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from wherry.requirements import Requirements
 
 if TYPE_CHECKING:
+    from wherry.device import DeviceServices
     from wherry_devices.board import Board
 
 
@@ -71,6 +72,11 @@ class Connection(Protocol):
     @property
     def cancelled(self) -> threading.Event:
         """When it is set, whoever waits for the board gives up."""
+        ...
+
+    @property
+    def services(self) -> DeviceServices:
+        """What the host lends."""
         ...
 
     def start(self, script: str, arguments: Sequence[str]) -> Process:

@@ -70,6 +70,7 @@ class Hosted:
         backend: Backend,
         preprocess: Mapping[str, Mapping[str, Any]],
         tools: Mapping[str, str],
+        native: str | None = None,
     ) -> None:
         """Load the artifact and run it once.
 
@@ -79,6 +80,7 @@ class Hosted:
             backend: the artifact's.
             preprocess: per ONNX input, its declared preprocessing.
             tools: where the inventory says that the owner's tools are.
+            native: folder of the backend's machine code, on the board.
 
         Raises:
             UnsupportedError: the board does not have what the runner needs of it.
@@ -96,6 +98,7 @@ class Hosted:
             backend=backend.name,
             wanted={name: list(usual) for name, usual in backend.tools.items()},
             named={name: path for name, path in tools.items() if name in backend.tools},
+            native=native,
             limit_s=self._limit_s + backend.prepare_s,
         ).header
         if "unavailable" in answer:

@@ -15,6 +15,7 @@ from wherry.artifact import Artifact, hash_file
 from wherry.device import BoardInfo, Stabilised
 from wherry.errors import WherryError
 from wherry.measurement import Sensors
+from wherry.native import Wanted
 from wherry.requirements import Requirements
 from wherry.target import Backend, Target
 from wherry_devices.board import SILENCE_S, Board, describe_holder
@@ -148,10 +149,29 @@ class BoardSession:
     def runtime_lock(self, backend: Backend) -> str:
         """See `wherry.device.Session.runtime_lock`."""
         lock = self._connection.runtime_lock(self._board, backend.runtime)
-        if not backend.tools:
+        if not backend.tools and backend.native is None:
             return lock
-        state = self._board.tools(backend.tools, self._tools)
-        return hashlib.sha256(json.dumps([lock, state], sort_keys=True).encode()).hexdigest()
+        parts: list[Any] = [lock, self._found(backend)]
+        if backend.native is not None:
+            parts.append(backend.native.identity(self._machine))
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _found(self, backend: Backend) -> Mapping[str, Any]:
+        """The state of the owner's tools that a backend uses."""
+        return self._board.tools(backend.tools, self._tools) if backend.tools else {}
+
+    @property
+    def _machine(self) -> str:
+        """Of the board's userland, which may be narrower than its kernel."""
+        return str(self._info.facts["python_machine"])
+
+    def _native(self, backend: Backend, target: Target) -> str | None:
+        """Ship a backend's machine code; where it is on the board."""
+        if backend.native is None:
+            return None
+        options = target.options.model_dump(mode="json")
+        wanted = Wanted(self._machine, frozenset(self._found(backend)), options)
+        return self._board.ship(backend.native.files(wanted, self._connection.services))
 
     def provide(
         self, alternatives: Sequence[Requirements], progress: Callable[[str], None] | None = None
@@ -159,9 +179,13 @@ class BoardSession:
         """See `wherry_devices.connection.Connection.provide`."""
         return self._connection.provide(self._board, alternatives, progress)
 
-    def ship(self, files: Mapping[str, tuple[str, Path]]) -> str:
+    def ship(
+        self,
+        files: Mapping[str, tuple[str, Path]],
+        containers: Mapping[str, tuple[str, Path]] | None = None,
+    ) -> str:
         """See `wherry_devices.board.Board.ship`."""
-        return self._board.ship(files)
+        return self._board.ship(files, containers)
 
     def clean(self, unused_s: float) -> tuple[int, int]:
         """See `wherry.device.Device.clean`."""
@@ -191,20 +215,20 @@ class BoardSession:
     ) -> Iterator[Hosted]:
         """See `wherry.device.Session.host`."""
         python = self.provide(backend.runtime)
-        directory = self._board.ship(
-            {name: (digest, artifact.directory / name) for name, digest in artifact.files.items()}
-        )
+        directory = self._board.ship(artifact.shipped, artifact.containers)
         code = self._board.ship(
             {
                 "runner.py": (hash_file(backend.runner), backend.runner),
+                **{path.name: (hash_file(path), path) for path in backend.runner_files},
                 "preprocess.py": (hash_file(PREPROCESS_FILE), PREPROCESS_FILE),
             }
         )
+        native = self._native(backend, target)
         role = ["run", "--service", str(self._board.pid)]
         channel = Channel(self._connection, python, role, self._limit_s)
         hosted = Hosted(channel, self._board, artifact, target, self._limit_s)
         try:
-            hosted.load(directory, code, backend, preprocess, self._tools)
+            hosted.load(directory, code, backend, preprocess, self._tools, native)
             yield hosted
         except BaseException:
             hosted.abandon()

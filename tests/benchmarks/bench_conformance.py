@@ -166,6 +166,10 @@ def claimed(name: str) -> frozenset[str] | None:
         from wherry_tflite.operators import OPERATORS, REFUSED
 
         return frozenset(OPERATORS - set(REFUSED))
+    if name == "caffe2":
+        from wherry_caffe2.operators import operators
+
+        return frozenset(kind for kind, told in operators().items() if told.level != "no")
     if name == "ncnn":
         from wherry_ncnn.operators import OPERATORS as CONVERTED
 
@@ -210,7 +214,7 @@ def by_operator(cases: Sequence[Any], results: Mapping[str, Mapping[str, Result]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=Path, required=True, help="a folder, kept")
-    parser.add_argument("--backend", action="append", help="all three, unless said")
+    parser.add_argument("--backend", action="append", help="all four, unless said")
     parser.add_argument("--only", default="", help="tests whose names hold this expression")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after that")
     parser.add_argument("--keep", nargs="*", help="results of older code with this status count")
@@ -228,7 +232,7 @@ def main() -> None:
             else:
                 judged.append(each)
         echo(f"{len(tests)} tests, {len(judged)} judged", err=True)
-        for name in asked.backend or ("onnxruntime", "tflite", "ncnn"):
+        for name in asked.backend or ("onnxruntime", "tflite", "ncnn", "caffe2"):
             results[name] = Bench(name, asked, warm).run(judged)
         warm.close()
     for name, found in results.items():

@@ -1,7 +1,8 @@
 """Runs artifacts in the environment of their runtime, one process for each: ``drive.py CASES``.
 
 CASES is a JSON file: a list of ``runner``, ``binding`` (paths of Python files), ``directory``,
-``artifact``, ``options``, ``inputs`` and ``outputs`` (.npz files, ``SAMPLE/TENSOR``). A case that
+``artifact``, ``options``, ``board`` (of a runner's ``prepare``), ``inputs`` and ``outputs`` (.npz
+files, ``SAMPLE/TENSOR``). A case that
 crashes leaves no outputs; one that fails leaves ``outputs`` + ``.error``.
 """
 
@@ -30,7 +31,12 @@ def run(case):
     runner, binding = load(case["runner"]), load(case["binding"])
     artifact = case["artifact"]
     inputs = [binding.Input(entry, {}, as_it_is) for entry in artifact["inputs"]]
-    loaded = runner.load(case["directory"], artifact, case["options"])
+    directory = case["directory"]
+    if hasattr(runner, "prepare"):
+        told = runner.prepare(directory, artifact, case["options"], case["board"])
+        assert "unavailable" not in told, told["unavailable"]
+        directory = told.get("directory", directory)
+    loaded = runner.load(directory, artifact, case["options"])
     samples, results = {}, {}
     for name, array in np.load(case["inputs"]).items():
         sample, _, tensor = name.partition("/")

@@ -7,8 +7,10 @@ more; here it has to be done for hundreds.
 from __future__ import annotations
 
 import json
+import platform
 import queue
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from wherry.artifact import Artifact
 from wherry.errors import ParityError, ToolError, UnsupportedError
 from wherry.host import Host
 from wherry.model import Model
+from wherry.native import Wanted
 from wherry.parity import Parity, check, compare
 from wherry.reference import Reference
 from wherry.target import Target
@@ -121,6 +124,7 @@ class Trials:
                 "directory": str(trial.artifact.directory),
                 "artifact": trial.artifact.to_json(),
                 "options": target.options.model_dump(mode="json"),
+                "board": self._board(),
                 "inputs": str(self._path(name, "in.npz")),
                 "outputs": str(self._path(name, "out.npz")),
             }
@@ -129,11 +133,26 @@ class Trials:
         ]
         path = self.folder / "cases.json"
         path.write_text(json.dumps(cases))
-        python = self.workshop.environment(self.backend.runtime[0])
+        python = Path(sys.executable)
+        if self.backend.runtime:
+            python = self.workshop.environment(self.backend.runtime[0])
         with (self.folder / "drive.log").open("w") as log:
             subprocess.run(
                 [python, HERE / "drive.py", path], check=True, stdout=log, stderr=log, timeout=280
             )
+
+    def _board(self) -> dict[str, Any]:
+        """What the runner's ``prepare`` is told of this machine."""
+        cache, native = self.folder / "cache", self.folder / "native"
+        cache.mkdir(exist_ok=True)
+        machine = platform.machine()
+        if self.backend.native is not None and not native.exists():
+            native.mkdir()
+            files = self.backend.native.files(Wanted(machine), self.workshop)
+            for name, (_, path) in files.items():
+                (native / name).symlink_to(path)
+        where = str(native) if native.exists() else None
+        return {"tools": {}, "cache": str(cache), "native": where, "machine": machine}
 
     def _compare(
         self, name: str, trial: Trial, samples: Sequence[Mapping[str, np.ndarray]], precision: str

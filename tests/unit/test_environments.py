@@ -458,3 +458,22 @@ def test_disk_usage_counts_a_hard_link_once(tmp_path):
     assert disk_usage([tmp_path / "a", tmp_path / "b"]) == alone
     (tmp_path / "b" / "link").symlink_to(tmp_path)
     assert disk_usage([tmp_path / "a", tmp_path / "b"]) < 1.1 * alone
+
+
+# --- packages of which the author names the file ------------------------------------------------
+
+
+@pytest.mark.parametrize("from_index", [True, False])
+def test_a_file_that_the_author_names_is_taken_and_no_other(
+    environments, shelf, monkeypatch, from_index
+):
+    digest = hashlib.sha256(shelf.add("wpin").read_bytes()).hexdigest()
+    if from_index:
+        monkeypatch.delenv("UV_FIND_LINKS")
+        monkeypatch.setenv("UV_DEFAULT_INDEX", (shelf.index / "simple").as_uri())
+        monkeypatch.delenv("UV_OFFLINE")
+    named = Requirements(no_deps=("wpin",), hashes=(digest, "0" * 64))
+    assert digest in environments.lock(named).text
+    assert output(environments.ensure(named), "import wpin; print(wpin.VERSION)") == "1.0\n"
+    with pytest.raises(EnvironmentError_):
+        environments.ensure(Requirements(no_deps=("wpin",), hashes=("1" * 64,)))

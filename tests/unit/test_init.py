@@ -192,6 +192,21 @@ def test_a_backend_that_does_not_take_the_model_is_left_out_and_said_so(host):
     assert {target.backend for target in load(host).targets} == {"plain", "whole", "odd"}
 
 
+def test_a_backend_that_needs_tools_of_a_boards_owner_is_left_out_and_said_so():
+    class Tooled(Plugin):
+        @hookimpl
+        def wherry_backends(self):
+            runner = Path("runner.py")
+            yield Backend("tooled", "", ("fp32",), runner, "x", tools={"mill": ()})
+            yield Backend("plain", "", ("fp32",), runner, "x")
+
+    save()
+    host = Host.load(builtins=False, plugins=(), extra=[Tooled()])
+    text = init("net.onnx", host=host).read_text()
+    assert "# tooled is left out: add it for a device that has mill" in text
+    assert {target.backend for target in load(host).targets} == {"plain"}
+
+
 def test_no_backend_takes_the_model():
     class Picky:
         @hookimpl

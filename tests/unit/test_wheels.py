@@ -54,6 +54,13 @@ def test_the_board_decides_tags_and_markers_and_the_lock_is_kept(tmp_path: Path)
     assert (tmp_path / "asked").read_text(encoding="utf-8") == asked  # pip was not asked again
 
 
+def test_pip_is_told_the_files_that_the_author_names(tmp_path: Path) -> None:
+    wanted = Requirements(no_deps=("numpy",), hashes=("a" * 64, "b" * 64))
+    _wheels(tmp_path, "exit 0").lock(wanted, _PI)
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
+    assert asked[1:] == [f"numpy --hash=sha256:{'a' * 64} --hash=sha256:{'b' * 64}"]
+
+
 def test_what_has_no_wheel_is_named_with_the_board_and_what_fits(tmp_path: Path) -> None:
     words = "satisfies the requirement a==9 (from versions: 1.0, 1.2)"
     wheels = _wheels(tmp_path, f'echo "{words}"; exit 1')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from wheel_folder import put_wheel, use_only, wheels_of
 
+from wherry.artifact import hash_file
 from wherry.device import Platform
 from wherry.errors import EnvironmentError_, UnfitError
 from wherry.requirements import Requirements
@@ -139,3 +140,18 @@ def test_a_limit_that_pip_does_not_know_is_refused_and_what_is_locked_stays(
     assert pins(XAVIER, "whad") == found
     with pytest.raises(EnvironmentError_, match="UV_EXCLUDE_NEWER is 2026-01-01, and pip"):
         pins(PC, "whad")
+
+
+def test_a_wheel_that_is_not_the_one_that_was_tried_is_refused(tmp_path, wherry_home, monkeypatch):
+    folder = tmp_path / "hashes"
+    folder.mkdir()
+    put_wheel(folder, "pinned-1.0-py3-none-any.whl")
+    wheels = wheels_of(tmp_path / "home", wherry_home)
+    use_only(folder, monkeypatch)
+    digest = hash_file(folder / "pinned-1.0-py3-none-any.whl")
+    board = Platform("aarch64", "3.10.0", "2.17")
+    right = Requirements(no_deps=("pinned==1.0",), hashes=(digest,))
+    assert wheels.lock(right, board).text == f"pinned==1.0 --hash=sha256:{digest}\n"
+    wrong = Requirements(no_deps=("pinned==1.0",), hashes=("0" * 64,))
+    with pytest.raises(EnvironmentError_, match="0" * 64):
+        wheels.lock(wrong, board)

@@ -246,6 +246,10 @@ class _Draft:
         without: list[str] = []
         waiting: set[str] = set()
         for name, backend in self.host.backends.items():
+            if backend.tools:  # the owner of a board installs them, and this host may have none
+                needs = ", ".join(backend.tools)
+                without.append(f"# {name} is left out: add it for a device that has {needs}")
+                continue
             offered = tuple(word for word in PRECISIONS if word in backend.precisions)
             precisions = offered or backend.precisions[:1]
             if "calibration" not in self.data:

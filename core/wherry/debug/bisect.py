@@ -195,7 +195,7 @@ class Scorer:
                 "artifact": artifact.digest,
                 "options": case.target.options.model_dump(mode="json", exclude={"keep_fp32"}),
                 "runtime": self._session.runtime_lock(case.backend),
-                "runner": files_digest((case.backend.runner,)),
+                "runner": files_digest(case.backend.board_code),
                 "agent": agent_code(services, device),
                 "board": [board.fingerprint, board.identity],
                 "metrics": {name: _code(name, services) for name in self._metrics()},

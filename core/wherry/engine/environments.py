@@ -326,11 +326,28 @@ def _resolve_alone(
     for minor in range(own, last + 1):
         as_if = () if minor == own else (f"--python-version=3.{minor}",)
         try:
-            return minor, resolve((package,), "--no-deps", *as_if)
+            pins = resolve((package,), "--no-deps", *as_if)
+            return minor, _allowed(pins, requirements.hashes, package)
         except EnvironmentError_ as error:
             if minor == last or "does not satisfy Python" not in str(error.__cause__):
                 raise
     raise AssertionError("the loop ends in a return or a raise")
+
+
+def _allowed(pins: str, hashes: tuple[str, ...], package: str) -> str:
+    """A package's pin with those of its files that its author names; all where he names none."""
+    if not hashes:
+        return pins
+    pin, *files = re.findall(r"^\S+==\S+|--hash=sha256:\w+", pins, re.MULTILINE)
+    # A folder of wheels says nothing of theirs; whoever installs them checks.
+    files = files or [f"--hash=sha256:{each}" for each in hashes]
+    kept = [each for each in files if each.rpartition(":")[2] in hashes]
+    if not kept:
+        raise EnvironmentError_(
+            f"the index has {package}, and none of its files is the one that was tried",
+            remedy="Use an index that has it, such as PyPI, or another backend.",
+        )
+    return " \\\n    ".join([pin, *kept]) + "\n"
 
 
 def python_fits(requirements: Requirements, version: str) -> bool:

@@ -204,6 +204,9 @@ class Wheels:
             wanted = for_platform(packages, platform)
             if not wanted:
                 continue
+            if options:
+                hashes = "".join(f" --hash=sha256:{each}" for each in requirements.hashes)
+                wanted = [f"{each}{hashes}" for each in wanted]
             with tempfile.TemporaryDirectory(prefix="wherry-wheels-") as scratch:
                 asked, report = Path(scratch, "asked.txt"), Path(scratch, "report.json")
                 asked.write_text("\n".join(wanted), encoding="utf-8")

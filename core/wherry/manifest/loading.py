@@ -347,16 +347,17 @@ class _Reader:
         if known is None:
             self.problems.add(node.place, f"unknown pass {name!r}", suggest(name, self.host.passes))
             return None
+        parameters = validate(
+            known.parameters, said, self.root, (*where, name), self.problems, empty=True
+        )
+        needed = known.needs if parameters is None else known.needed(parameters)
         for role in ("calibration", "training"):
-            if role in known.needs and role not in self.entries("data"):
+            if role in needed and role not in self.entries("data"):
                 self.problems.add(
                     node.place,
                     f"the pass {name} needs data.{role}, which is missing",
                     f"Add `{role}:` below `data:`.",
                 )
-        parameters = validate(
-            known.parameters, said, self.root, (*where, name), self.problems, empty=True
-        )
         return None if parameters is None else PassStep(name, parameters)
 
     def _named(self, node: Node, kind: str) -> tuple[str, Node] | None:

@@ -22,6 +22,8 @@ class QdqForm:
         whole_bias: biases are int32, of the scales of input and weights; else they stay float.
         residual: where an Add takes the result of a Conv that nobody else reads, that input
             stays float: the runtime adds within the convolution.
+        half_scales: scales are numbers that float16 holds, rounded up, so that the graph may
+            become one of float16 without another scale.
     """
 
     symmetric: bool
@@ -32,6 +34,7 @@ class QdqForm:
     absorb: bool = True
     whole_bias: bool = True
     residual: bool = False
+    half_scales: bool = False
 
 
 ONNXRUNTIME = QdqForm(
@@ -56,5 +59,6 @@ TENSORRT = QdqForm(
     absorb=False,
     whole_bias=False,
     residual=True,
+    half_scales=True,
 )
 """What NVIDIA's parser takes: symmetric, float biases, Q/DQ on inputs alone."""

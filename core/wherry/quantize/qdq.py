@@ -18,7 +18,7 @@ already, a number is added.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -82,6 +82,29 @@ def insert_qdq(
     return _Writer(proto, calibration, form, keep).write()
 
 
+def decide(
+    proto: onnx.ModelProto,
+    calibration: Calibration,
+    form: QdqForm,
+    keep: frozenset[str] = frozenset(),
+    unfit: frozenset[str] = frozenset(),
+) -> Quantised:
+    """What `insert_qdq` would quantise, for runtimes that are not told by Q/DQ.
+
+    Args:
+        proto: as for `insert_qdq`.
+        calibration: of this model.
+        form: the runtime's; of it ``whole_bias`` says nothing here.
+        keep: names of nodes that stay float.
+        unfit: names of nodes that the runtime only has in float. Unlike those that are kept, they
+            may read and give what is rounded.
+
+    Returns:
+        The model as it is given, and the rest as `insert_qdq` gives it.
+    """
+    return _Writer(proto, calibration, form, keep, unfit).decide()
+
+
 def quantise_weights(proto: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> Quantised:
     """A copy with int8 weights and a DequantizeLinear behind each; all sums stay in float.
 
@@ -114,6 +137,20 @@ def scale_of(low: float, high: float, *, symmetric: bool, threshold: float = 0.0
     return Scale(scale, round(min(max(-low / scale, 0), 255)))
 
 
+def half_scales(scales: np.ndarray) -> np.ndarray:
+    """The least numbers of float16, as float32, that are no less than some scales and not 0.
+
+    Scales beyond float16 become its greatest number.
+    """
+    most = np.finfo(np.float16).max
+    near = np.minimum(scales, most).astype(np.float16)
+    with np.errstate(over="ignore"):  # of those that are the greatest, which is not needed
+        above = np.nextafter(near, np.float16(np.inf))
+    up = np.where(near.astype(np.float32) < np.minimum(scales, most), above, near)
+    found: np.ndarray = np.maximum(up, np.finfo(np.float16).smallest_subnormal).astype(np.float32)
+    return found
+
+
 def _float32(value: float) -> float:
     return max(float(np.float32(value)), LEAST_SCALE)
 
@@ -127,6 +164,7 @@ class _Writer:
         calibration: Calibration,
         form: QdqForm,
         keep: frozenset[str],
+        unfit: frozenset[str] = frozenset(),
     ) -> None:
         import onnx
         from onnx import numpy_helper
@@ -152,6 +190,7 @@ class _Writer:
                 self.readers.setdefault(name, []).append(node)
             self._inner.update(_read_inside(node))
         self.keep = set(keep)
+        self.unfit = unfit
         self.floats = self._kept_tensors()
         self.absorbed: dict[str, onnx.NodeProto] = {}  # tensor before to the activation
         self.chosen: dict[str, onnx.NodeProto] = {}  # by name
@@ -164,15 +203,19 @@ class _Writer:
         self._names: dict[tuple[str, str], str] = {}  # see `_name`
 
     def write(self) -> Quantised:
-        for node in self.proto.graph.node:
-            self._consider(node)
+        made = self.decide()
         self._place()
+        return replace(made, stored=self._stored)
+
+    def decide(self) -> Quantised:
+        for node in self.proto.graph.node:
+            if node.name not in self.unfit:
+                self._consider(node)
         return Quantised(
             self.proto,
             frozenset(self.chosen),
             self.whole,
-            self._stored,
-            {
+            absorbed={
                 self.makers[tensor].name: (activation.name,)
                 for tensor, activation in self.absorbed.items()
             },
@@ -309,7 +352,10 @@ class _Writer:
             threshold = self.calibration.threshold(name)
         else:
             return None
-        return scale_of(low, high, symmetric=self.form.symmetric, threshold=threshold)
+        scale = scale_of(low, high, symmetric=self.form.symmetric, threshold=threshold)
+        if self.form.half_scales:
+            scale = scale._replace(scale=float(half_scales(np.asarray(scale.scale, np.float32))))
+        return scale
 
     def _mark(self, name: str) -> None:
         scale = self._known(name)
@@ -420,6 +466,8 @@ class _Writer:
             has_bias = len(node.input) > 2 and bool(node.input[2])
             bias = self._bias(node, weights) if has_bias else None
             scales = weight_scales(weights, axis, bias, step)
+            if self.form.half_scales:
+                scales = half_scales(scales)
             node.input[1] = self._weight(node.input[1], weights, axis, scales)
             if bias is not None and self.form.whole_bias:
                 node.input[2] = self._whole_bias(node, bias, scales, step)

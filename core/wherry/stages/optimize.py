@@ -41,6 +41,7 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
     model: Model = inputs[step.needs[0]]
     pass_step = step.passes[-1]
     descriptor = services.host.passes[pass_step.name]
+    needed = descriptor.needed(pass_step.parameters)
     datasets = {
         need.removeprefix("data:"): inputs[need] for need in step.needs if need.startswith("data:")
     }
@@ -57,9 +58,9 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
             "parameters": pass_step.parameters.model_dump(mode="json"),
             "data": [dataset.digest for dataset in datasets.values()],
             "preprocess": dict(services.manifest.model.preprocess) if datasets else {},
-            "original": original.digest if "original" in descriptor.needs else "",
-            "seed": services.manifest.seed if "seed" in descriptor.needs else None,
-            "boards": _boards(services) if "device" in descriptor.needs else {},
+            "original": original.digest if "original" in needed else "",
+            "seed": services.manifest.seed if "seed" in needed else None,
+            "boards": _boards(services) if "device" in needed else {},
             "host": own_lock(),
         },
     )

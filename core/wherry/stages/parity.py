@@ -7,17 +7,18 @@ measured there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wherry.parity import OutputParity, Parity, check, compare
 from wherry.plan import CALIBRATION, EVALUATION
-from wherry.reference import Reference, random_inputs
+from wherry.reference import Reference, open_session, random_inputs, run_session
 from wherry.stages.context import HostContext, Services, take_or_build
 from wherry.stages.keys import agent_code, files_digest, own_code, own_lock
 from wherry.stages.prepare import model_ready
@@ -99,12 +100,46 @@ class Comparison:
             ):
                 samples = runner.infer(self._inputs(services))
                 figures = compare(samples, map(reference.run, self._inputs(services)))
-            for text in figures.warnings:
-                context.warn(text)
-            (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures), indent=1))
+            _keep(figures, context)
 
         entry, cached, warnings = take_or_build(services, step, key, build)
-        figures = _read(entry)
+        return self._checked(_read(entry), services), cached, warnings
+
+    def of_stand_in(self, services: Services, step: str) -> Parity | None:
+        """Compare what a board starts from, on the host's ONNX Runtime; see `Backend.stand_in`.
+
+        Returns:
+            The figures; None: the artifact has no such file.
+
+        Raises:
+            ParityError: an output is too far off.
+        """
+        found = None if self.backend.stand_in is None else self.backend.stand_in(self.artifact)
+        if found is None:
+            return None
+        path = found
+
+        def build(context: HostContext) -> None:
+            context.progress("checking parity of what the board starts from")
+            samples = _outputs_of(path, self.artifact, self._inputs(services))
+            reference = Reference(self.model)
+            figures = compare(samples, map(reference.run, self._inputs(services)))
+            _keep(figures, context)
+
+        key = Key(
+            "parity",
+            {
+                "artifact": self.artifact.digest,
+                "stand_in": path.name,
+                **self._sample_parts(services),
+                "code": own_code("data/views", "parity", "preprocess", "reference"),
+                "host": own_lock(),
+            },
+        )
+        entry, _, _ = take_or_build(services, step, key, build)
+        return self._checked(_read(entry), services)
+
+    def _checked(self, figures: Parity, services: Services) -> Parity:
         precision = self.target.precision
         threshold = services.manifest.parity.thresholds.get(precision)
         check(
@@ -113,7 +148,7 @@ class Comparison:
             where="parity",
             precision=precision,
         )
-        return figures, cached, warnings
+        return figures
 
     def _inputs(self, services: Services) -> Iterator[Mapping[str, np.ndarray]]:
         if self.dataset is None:
@@ -123,26 +158,50 @@ class Comparison:
 
     def _key(self, device: str, services: Services) -> Key:
         """All that decides the figures."""
-        manifest, probed = services.manifest, services.probe(device)
+        probed = services.probe(device)
         _, options = split_options(self.target.options)
         options.pop("threads", None)
         return Key(
             "parity",
             {
                 "artifact": self.artifact.digest,
-                "model": self.model.digest,
-                "data": self.dataset.digest if self.dataset else {"random": manifest.seed},
-                "preprocess": dict(manifest.model.preprocess) if self.dataset else {},
-                "samples": self.samples,
+                **self._sample_parts(services),
                 "options": options,
                 "runtime": probed.runtime(self.backend.name),
-                "runner": files_digest((self.backend.runner,)),
+                "runner": files_digest(self.backend.board_code),
                 "agent": agent_code(services, device),
                 "board": probed.info.fingerprint,
                 "code": own_code("data/views", "parity", "preprocess", "reference"),
                 "host": own_lock(),
             },
         )
+
+    def _sample_parts(self, services: Services) -> dict[str, Any]:
+        """The part of a key that says what both were run on."""
+        manifest = services.manifest
+        return {
+            "model": self.model.digest,
+            "data": self.dataset.digest if self.dataset else {"random": manifest.seed},
+            "preprocess": dict(manifest.model.preprocess) if self.dataset else {},
+            "samples": self.samples,
+        }
+
+
+def _outputs_of(
+    path: Path, artifact: Artifact, samples: Iterable[Mapping[str, np.ndarray]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Outputs of an artifact's ONNX file, node by node: no kernel of 8 bits can overflow."""
+    session = open_session(str(path), threads=1, where=str(path), as_written=True)
+    for sample in samples:
+        given = {b.runtime: sample[b.onnx].astype(b.dtype) for b in artifact.inputs}
+        outputs = run_session(session, given, where=str(path))
+        yield {binding.onnx: outputs[binding.runtime] for binding in artifact.outputs}
+
+
+def _keep(figures: Parity, context: HostContext) -> None:
+    for text in figures.warnings:
+        context.warn(text)
+    (context.output / PARITY_FILE).write_text(json.dumps(asdict(figures), indent=1))
 
 
 def _read(entry: Entry) -> Parity:

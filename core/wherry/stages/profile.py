@@ -122,7 +122,7 @@ def _job(
             "artifact": converted.artifact.digest,
             "options": target.options.model_dump(mode="json"),
             "runtime": probed.runtime(target.backend),
-            "runner": files_digest((backend.runner,)),
+            "runner": files_digest(backend.board_code),
             "agent": agent_code(services, target.device),
             "profiler": services.host.code(worker),
             "board": probed.info.fingerprint,

@@ -81,7 +81,7 @@ class BackendSuite:
 
     def test_files(self, backend: Backend) -> None:
         """The files that it names exist; ``convert_files`` are part of the store's keys."""
-        for path in (backend.runner, *backend.convert_files):
+        for path in (*backend.board_code, *backend.convert_files):
             assert path.is_absolute()
             assert path.is_file()
         assert backend.convert_files, "name the files whose content decides the artifact"
@@ -116,12 +116,21 @@ class BackendSuite:
 
     def test_runner(self, host: Host, backend: Backend) -> None:
         """It runs on Python 3.8 with nothing of ours and nothing of the plugin's."""
-        tree = ast.parse(backend.runner.read_text(encoding="utf-8"), feature_version=(3, 8))
         package = host.owner("backends", backend.name).module.partition(".")[0]
         absent = {"wherry", "pydantic", package}
-        assert not absent & {name.partition(".")[0] for name in _imported(tree)}
-        assert not _new_annotations(tree), "add `from __future__ import annotations`"
-        loads = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "load"]
+        shipped = {f".{path.stem}" for path in backend.runner_files}
+        trees = [
+            ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+            for path in backend.board_code
+        ]
+        for tree in trees:
+            imported = set(_imported(tree))
+            assert not absent & {name.partition(".")[0] for name in imported}
+            beside = {name for name in imported if name.startswith(".")}
+            assert beside <= shipped, "what it imports from beside it is named by runner_files"
+            assert not _new_annotations(tree), "add `from __future__ import annotations`"
+        body = trees[0].body
+        loads = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == "load"]
         assert loads, "it has to define load(directory, artifact, options)"
         assert len(loads[0].args.posonlyargs + loads[0].args.args) == 3
 
@@ -221,8 +230,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "a runner is one file: it cannot import from its own package"
-            yield node.module or ""
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from ("." * node.level + name for name in names)
 
 
 def _new_annotations(tree: ast.Module) -> list[str]:

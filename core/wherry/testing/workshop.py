@@ -86,7 +86,7 @@ class Workshop(Lending):
             labels: one for each sample.
             original: the model before any pass; None: ``model``.
         """
-        needs = self._host.passes[step.name].needs
+        needs = self._host.passes[step.name].needed(step.parameters)
         roles = [role for role in (CALIBRATION, TRAINING) if role in needs]
         data: dict[str, Dataset] = {role: _Samples(samples, labels) for role in roles}
         context = replace(self._context(), data=data, given=original or model)

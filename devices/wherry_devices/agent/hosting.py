@@ -147,6 +147,7 @@ class Hosting:
         return {
             "tools": tools.find(header["wanted"], header["named"]),
             "cache": str(cache),
+            "native": header["native"],
             "machine": os.uname().machine,
         }
 
@@ -238,9 +239,13 @@ class _Uncached(importlib.machinery.SourceFileLoader):
 
 
 def _module(name: str, path: str) -> ModuleType:
-    """Import a file that was shipped to the board."""
-    loader = _Uncached(name, path)
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    """Import a file that was shipped to the board; it may import those beside it relatively."""
+    loader, folder = _Uncached(name, path), str(Path(path).parent)
+    finder = importlib.machinery.FileFinder(folder, (_Uncached, [".py"]))
+    sys.path_importer_cache[folder] = finder
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=loader, submodule_search_locations=[folder]
+    )
     if spec is None or spec.loader is None:
         raise ImportError(f"not a Python file: {path}")
     module = importlib.util.module_from_spec(spec)

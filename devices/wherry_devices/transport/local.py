@@ -68,7 +68,7 @@ class LocalConnection:
     """
 
     def __init__(self, services: DeviceServices, chosen: Alternatives | None = None) -> None:
-        self._services = services
+        self.services = services
         self._chosen = chosen or Alternatives()
         self.cancelled = services.cancelled
         board = services.home / "board"
@@ -100,7 +100,7 @@ class LocalConnection:
         if not alternatives:
             return sys.executable
         requirements, _ = self._choose(tuple(alternatives))
-        return str(self._services.environment(requirements, progress))
+        return str(self.services.environment(requirements, progress))
 
     def runtime_lock(
         self,
@@ -115,7 +115,7 @@ class LocalConnection:
         return self._choose(tuple(alternatives))[1]
 
     def _choose(self, alternatives: tuple[Requirements, ...]) -> tuple[Requirements, str]:
-        return self._chosen.choose(alternatives, alternatives, self._services.environment_lock)
+        return self._chosen.choose(alternatives, alternatives, self.services.environment_lock)
 
     def close(self) -> None:
         """Nothing to hang up."""

@@ -121,6 +121,7 @@ class SshConnection:
         self._provisioner = provisioner
         self.root = parameters.root
         self.lease = parameters.lease
+        self.services = services
         self.cancelled = services.cancelled
 
     def start(self, script: str, arguments: Sequence[str]) -> SshProcess:

@@ -1,0 +1,1 @@
+"""Pruning: filters and channels that are cut out, weights that become zero."""

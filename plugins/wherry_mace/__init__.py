@@ -1,0 +1,1 @@
+"""MACE as a backend of wherry."""
