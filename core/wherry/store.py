@@ -1,10 +1,10 @@
 """The content-addressed store: what a step made, under the hash of all that went into it.
 
 Below the store's folder: ``KIND/AA/DIGEST/entry.json`` and ``payload/`` beside it; ``.tmp/`` for
-what is being built, ``.locks/`` for keys that are being worked on, ``.live/`` for the runs that
-use the store now, ``.unfinished/`` for what interrupted steps go on from. An entry appears by one rename, whole and on the disk, or not at all; it never
-changes afterwards. Any number of processes and threads share a store; ``wherry.housekeeping``
-cleans and explains it.
+what is being built, ``.locks/`` for keys that are being worked on, ``.live/`` for the runs that use
+the store now, ``.unfinished/`` for what interrupted steps go on from. An entry appears by one
+rename, whole and on the disk, or not at all; it never changes afterwards. Any number of processes
+and threads share a store; ``wherry.housekeeping`` cleans and explains it.
 
 Payloads are not made read-only: the mode would travel with every copy that a tool makes to work
 on, and root ignores it. Instead each use compares sizes and times of change, and hashes where

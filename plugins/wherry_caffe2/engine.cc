@@ -97,7 +97,9 @@ bool find(void* handle, const char* name, Function& function) {
 template <typename Function>
 void need(void* handle, const char* name, Function& function) {
   if (!find(handle, name, function))
-    throw std::runtime_error(std::string(library_path) + " lacks the symbol " + name);
+    throw std::runtime_error(std::string(library_path) + " lacks the symbol " + name +
+                             ": Caffe2 is in PyTorch up to 1.10, and is wanted as built for the "
+                             "old ABI of std::string, as the wheels of the package index are");
 }
 
 Library open_library(void** handle) {

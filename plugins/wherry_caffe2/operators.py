@@ -49,7 +49,8 @@ def operators() -> Mapping[str, Support]:
     others = ("CastLike", "Constant", "Dropout", "LogSoftmax")  # the normal form is without them
     found = {name: Support("yes") for name in (*others, *TABLE) if name != KIND}
     found |= {name: Support("partly", PARTLY[name]) for name in PARTLY}
-    found |= {name.removeprefix("expand "): Support("yes") for name in ALSO if " " in name[:7]}
+    expanded = [name.split(" ")[1] for name in ALSO if name.startswith("expand ")]
+    found |= {name: Support("yes") for name in expanded}
     found |= {name: Support("no", text) for name, text in REMEDIES.items()}
     found |= {name: Support("no", CUT) for name in ("Shape", "Size")}
     return found

@@ -185,9 +185,11 @@ def blocks(low: Lowering, node: onnx.NodeProto) -> None:
     """By Reshape and Transpose."""
     n, c, h, w = low.shape(node.input[0])
     size = about(node)["blocksize"]
+    depth_first = about(node).get("mode", "DCR") == "DCR"
     if node.op_type == "SpaceToDepth":
-        parts, order = [n, c, h // size, size, w // size, size], [0, 3, 5, 1, 2, 4]
-    elif about(node).get("mode", "DCR") == "DCR":
+        parts = [n, c, h // size, size, w // size, size]
+        order = [0, 3, 5, 1, 2, 4] if depth_first else [0, 1, 3, 5, 2, 4]
+    elif depth_first:
         parts, order = [n, size, size, c // size**2, h, w], [0, 3, 4, 1, 5, 2]
     else:
         parts, order = [n, c // size**2, size, size, h, w], [0, 1, 4, 2, 5, 3]

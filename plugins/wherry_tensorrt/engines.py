@@ -256,7 +256,11 @@ def kept(
 def _alone(cache: Path) -> Iterator[None]:
     """Hold the lock of the cache, which the kernel frees when this process ends."""
     with (cache / "building.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("waiting for another that builds an engine on this board\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry.artifact import Layer
-from wherry.errors import UnsupportedError
+from wherry.errors import ModelError, UnsupportedError
 from wherry.keep import kept_nodes
 from wherry.normalise import LEAST_OPSET, OPSET
 from wherry.normalise.expand import set_opset
@@ -114,7 +114,12 @@ def make(
     wants_typed = half is not None and not (
         precision == "int8" and (options["int8_rest"] == "fp32" or source.implicit)
     )
-    typed = source.graph(typed=True) if wants_typed else None
+    typed = None
+    if wants_typed:
+        try:
+            typed = source.graph(typed=True)
+        except UnsupportedError as error:  # TensorRT up to 10 does without
+            context.warn(f"there is no file for TensorRT 11: {error}")
     notes: dict[str, Any] = {"opset": default_opset(plain.proto)}
     if typed is not None and half is not None:
         notes |= _write_typed(typed, half, context)
@@ -222,9 +227,17 @@ class _Source:
         """The same in the opset in which Q/DQ know half; and why it would not be the same."""
         if default_opset(proto) >= _TYPED_LEAST:
             return proto, ""
-        raised = type(proto).FromString(proto.SerializeToString())
-        set_opset(raised, _TYPED_LEAST)
-        return raised, Proof(proto, self.model.inputs).difference(raised)
+        proof = Proof(proto, self.model.inputs)
+        problem = ""
+        for raise_it in (_renumbered, _converted):
+            try:
+                raised = raise_it(proto)
+                problem = proof.difference(raised)
+            except (ModelError, RuntimeError) as error:  # RuntimeError: the converter's
+                problem = " ".join(str(error).split())
+            if not problem:
+                return raised, ""
+        return proto, problem
 
     def _given(self, *, typed: bool) -> Graph:
         """A model whose Q/DQ are NVIDIA's stays what it is; for types its opset may be raised."""
@@ -247,6 +260,24 @@ class _Source:
             and makers[node.input[0]].op_type == "DequantizeLinear"
         )
         return Graph(proto, nodes, quantised)
+
+
+def _renumbered(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same nodes in the newer opset: most mean the same."""
+    import onnx
+
+    raised = onnx.ModelProto()
+    raised.CopyFrom(proto)
+    set_opset(raised, _TYPED_LEAST)
+    return raised
+
+
+def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """By ONNX's converter, for what is written otherwise there; RuntimeError where it cannot."""
+    from onnx import version_converter
+
+    converted: onnx.ModelProto = version_converter.convert_version(proto, _TYPED_LEAST)
+    return converted
 
 
 def unlike_nvidia(proto: onnx.ModelProto) -> str:
@@ -338,7 +369,6 @@ def _open(
     Raises:
         UnsupportedError: it does not.
     """
-    from wherry.errors import ModelError
     from wherry.reference import open_session, run_session
 
     open_axes(proto, shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -124,6 +125,37 @@ def test_every_refusal_names_the_operator_and_a_remedy(forms):
         if trial.status == "refused":
             assert kind in trial.words, name
             assert trial.words.endswith("."), name
+
+
+RIGHT = {  # of ONNX's own tests: by the normal form, in parts, or as constants
+    *("argmax_default_axis_example", "averagepool_2d_ceil", "averagepool_2d_same_upper"),
+    *("clip_example", "conv_with_autopad_same", "depthtospace_crd_mode_example"),
+    *("gather_negative_indices", "mish", "max_example"),
+    *("resize_upsample_scales_linear", "resize_downsample_scales_nearest", "slice_neg_steps"),
+    *("softmax_axis_0", "spacetodepth_crd_mode_example", "split_1d_uneven_split_opset18"),
+}
+WITHOUT = {
+    *("add_uint8", "cumsum_1d", "gru_defaults", "layer_normalization_2d_axis1"),
+    *("maxpool_2d_dilations", "round"),
+}
+
+
+def test_onnx_suite(home_of_trials, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHERRY_HOME", str(home_of_trials))
+    bench = load(Path(__file__).parents[1] / "benchmarks" / "bench_conformance.py")
+    asked = argparse.Namespace(results=tmp_path / "results", keep=None, deadline=float("inf"))
+    names = "|".join(sorted(RIGHT | WITHOUT))
+    cases = list(bench.suite.cases(bench.suite.load_tests(f"^test_({names})$", ["node"]), tmp_path))
+    assert not [case for case in cases if isinstance(case, tuple)], "all of them can be judged"
+    warm = bench.trials.Warm()
+    found = bench.Bench("caffe2", asked, warm).run(cases)
+    warm.close()
+    words = {name: (result.status, result.words) for name, result in found.items()}
+    right = {name.removeprefix("test_") for name, told in words.items() if told[0] == "right"}
+    assert right == RIGHT, words
+    refused = {name.removeprefix("test_") for name, told in words.items() if told[0] == "refused"}
+    assert refused == WITHOUT, words
+    assert not [result.missing for result in found.values() if result.missing]
 
 
 # --- the runner -------------------------------------------------------------------------------

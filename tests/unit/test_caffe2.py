@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +268,14 @@ def test_weights_are_around_128_in_the_order_of_nhwc(networks):
     real = (whole.astype(float) - told["Y_zero_point"].i) * told["Y_scale"].f
     assert np.abs(real - weights.transpose(0, 2, 3, 1)).max() <= told["Y_scale"].f
     assert np.abs(whole.astype(int) - 128).max() == 127
+
+
+# --- docs -------------------------------------------------------------------------------------
+
+
+def test_the_docs_list_the_operators():
+    text = (HERE.parents[1] / "docs" / "backends" / "caffe2.md").read_text(encoding="utf-8")
+    listed = re.search(r"<!-- operators -->(.*)<!-- end -->", text, re.DOTALL)
+    assert listed is not None
+    told = operators.operators()
+    assert listed[1].split() == sorted(name for name in told if told[name].level != "no")

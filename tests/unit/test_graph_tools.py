@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
@@ -154,6 +154,7 @@ def reshapes(draw):
     return before, draw(st.sampled_from(axes)) if axes else None, list(after)
 
 
+@settings(deadline=None)
 @given(reshapes(), st.integers(0, 2**32 - 1))
 def test_channels_that_are_cut_before_and_after_a_reshape_leave_the_same(case, seed):
     before, axis, after = case
@@ -174,6 +175,7 @@ def test_channels_that_are_cut_before_and_after_a_reshape_leave_the_same(case, s
     np.testing.assert_array_equal(short.reshape(wanted.shape), wanted)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), max_size=15))
 def test_ties_are_an_equivalence_and_what_is_tied_to_fixed_is_frozen(pairs):
     ties = Ties()

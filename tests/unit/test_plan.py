@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from wherry.dataset import DatasetSource
 from wherry.device import Transport
+from wherry.errors import ManifestError
 from wherry.hookspecs import hookimpl
 from wherry.host import Host
 from wherry.manifest import load_manifest
-from wherry.passes import Pass
+from wherry.passes import Need, Pass
 from wherry.plan import Plan, make_plan
 from wherry.target import Backend, RuntimeOptions, convert_option
 
@@ -52,6 +53,7 @@ class Fakes:
     def wherry_passes(self) -> Iterable[Pass]:
         yield Pass("a", "first", Nothing)
         yield Pass("b", "second", Nothing, needs=frozenset({"calibration"}))
+        yield Pass("c", "third", Nothing, needs_with=_needs)
 
     @hookimpl(trylast=True)
     def wherry_calibrate(self, target):
@@ -64,6 +66,10 @@ class Fakes:
     @hookimpl
     def wherry_transports(self) -> Iterable[Transport]:
         yield Transport("here", "fake", Nothing, connect=lambda spec, services: None, host=True)
+
+
+def _needs(parameters: Nothing) -> frozenset[Need]:
+    return frozenset({"calibration"} if parameters.level > 1 else ())
 
 
 class Other:
@@ -141,6 +147,19 @@ def test_variants_share_the_beginning_of_their_passes(plan) -> None:
     assert by_variant["x"][1] == by_variant["y"][1] == by_variant["z"][1]
     assert by_variant["y"][2] != by_variant["z"][2]
     assert by_variant["original"][0] == "model"
+
+
+def test_what_a_pass_needs_may_depend_on_its_parameters(plan) -> None:
+    alone = plan("variants: {x: [{c: {level: 1}}]}\ntargets: [{backend: one}]")
+    assert "data" not in kinds(alone)
+    made = plan(f"{CALIBRATION}variants: {{x: [{{c: {{level: 2}}}}]}}\ntargets: [{{backend: one}}]")
+    assert kinds(made)["data"] == 1
+    (step,) = (step for step in made.steps.values() if step.kind == "optimize")
+    assert "data:calibration" in step.needs
+    with pytest.raises(
+        ManifestError, match=r"the pass c needs data\.calibration, which is missing"
+    ):
+        plan("variants: {x: [{c: {level: 2}}]}\ntargets: [{backend: one}]")
 
 
 def test_two_variants_with_the_same_passes_share_everything_but_the_row(plan) -> None:

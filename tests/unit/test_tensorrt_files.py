@@ -22,7 +22,7 @@ from wherry.reference import Reference, open_session, run_session
 from wherry.target import Target
 from wherry.testing.networks import build, samples
 from wherry.testing.workshop import Workshop
-from wherry_tensorrt import operators
+from wherry_tensorrt import make, operators
 from wherry_tensorrt.graphs import set_ports, write_hard_swish
 from wherry_tensorrt.make import unlike_nvidia
 from wherry_tensorrt.plugin import InputShapes, TensorrtOptions, stand_in
@@ -409,6 +409,29 @@ def test_opsets(bench, opset, written):
     artifact = bench.convert(bench.model(residual(opset)), "int8")
     assert load(artifact).opset_import[0].version == written
     assert 19 <= load(artifact, "typed.onnx").opset_import[0].version <= 20
+
+
+def test_a_newer_opset_in_which_a_node_is_written_otherwise(bench, monkeypatch):
+    """ReduceMean's axes became an input; where nothing can be done, there is no file with types."""
+    conv = helper.make_node("Conv", ["x", "w"], ["c"], name="conv")
+    mean = helper.make_node("ReduceMean", ["c"], ["y"], name="mean", axes=[2, 3])
+    model = bench.model(network([conv, mean], {"w": weights(4, 4, 1, 1)}))
+    artifact = bench.convert(model, "int8")
+    typed = load(artifact, "typed.onnx")
+    assert typed.opset_import[0].version == 19
+    assert {"conv", "mean"} <= {node.name for node in typed.graph.node}
+    check_nvidias(typed)
+
+    def cannot(_):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(make, "_converted", cannot)
+    artifact = bench.convert(model, "int8")
+    assert recipe(artifact)["typed"] == ""
+    assert not (artifact.directory / "typed.onnx").exists()
+    check_nvidias(load(artifact))
+    logs = [path.read_text() for path in bench.folder.glob("*/log")]
+    assert any("there is no file for TensorRT 11" in text for text in logs)
 
 
 def test_preflight_names_the_first_node(tmp_path):

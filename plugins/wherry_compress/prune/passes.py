@@ -8,9 +8,33 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wherry.passes import Need, Pass, Span
 from wherry_compress.member import Member
+from wherry_compress.train.passes import Training
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Patterns = tuple[str, ...]
+
+
+class Latency(BaseModel):
+    """A latency as the target: candidates are measured on a target of the manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: str = Field(description="of the target")
+    device: str | None = Field(
+        default=None, description="of the target; the only one of this backend if left out"
+    )
+    precision: str = Field(default="fp32", description="of the target; one without calibration")
+    at_most: float | None = Field(default=None, gt=0, description="milliseconds")
+    fraction: Share | None = Field(
+        default=None, description="of what the model takes as this pass is given it"
+    )
+    tries: int = Field(default=6, ge=1, le=20, description="candidates that are measured")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Latency:
+        if (self.at_most is None) == (self.fraction is None):
+            raise ValueError("give one of at_most and fraction")
+        return self
 
 
 class _Cut(BaseModel):
@@ -22,6 +46,9 @@ class _Cut(BaseModel):
         default=None, description="share of the multiply-accumulates that is left"
     )
     params: Share | None = Field(default=None, description="share of the parameters that is left")
+    latency: Latency | None = Field(
+        default=None, description="a latency instead, measured: the MACs that it allows are found"
+    )
     relative_to: Literal["given", "original"] = Field(
         default="given",
         description="what the share is of: the model as this pass is given it, or the manifest's",
@@ -41,17 +68,18 @@ class _Cut(BaseModel):
 
     @model_validator(mode="after")
     def _one_target(self) -> _Cut:
-        if self.macs is not None and self.params is not None:
-            raise ValueError("give one of macs and params")
-        if self.macs is None and self.params is None and not self.ratios:
-            raise ValueError("give macs, params or ratios")
+        given = [self.macs, self.params, self.latency]
+        if sum(each is not None for each in given) > 1:
+            raise ValueError("give one of macs, params and latency")
+        if given == [None, None, None] and not self.ratios:
+            raise ValueError("give macs, params, latency or ratios")
         return self
 
 
 class PruneFilters(_Cut):
     """Parameters of ``prune.filters``."""
 
-    criterion: Literal["l1", "l2", "fpgm", "activation", "random"] = Field(
+    criterion: Literal["l1", "l2", "fpgm", "activation", "taylor", "random"] = Field(
         default="activation", description="what a filter is worth"
     )
     norm_of: Literal["readers", "makers"] = Field(
@@ -125,17 +153,59 @@ class PruneWeights(BaseModel):
         return self
 
 
+class PruneTrained(Training):
+    """Parameters of ``prune.weights-trained``: those of all training, and these."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sparsity: Share = Field(description="share of the weights that becomes zero")
+    method: Literal["gradual", "surgery", "lottery"] = Field(
+        default="gradual",
+        description="more and more; the same, and what grows again comes back; or by rounds that "
+        "begin anew with what is left",
+    )
+    allocation: Literal["uniform", "global"] = Field(
+        default="global", description="the same share of each node, or the smallest of all"
+    )
+    rise: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.7, description="share of the steps in which zeros become more"
+    )
+    every: int = Field(default=10, ge=1, description="steps after which weights are chosen anew")
+    rounds: int = Field(
+        default=3, ge=1, le=20, description="of `lottery`, and one more to end with"
+    )
+    exclude: Patterns = Field(default=(), description="patterns of nodes that keep all weights")
+
+    @model_validator(mode="after")
+    def _one_process(self) -> PruneTrained:
+        if self.processes > 1:
+            raise ValueError("zeros are chosen in one process: leave `processes` out")
+        if self.patience is not None:
+            raise ValueError("the last state counts, which has all zeros: leave `patience` out")
+        return self
+
+
 def _filters_need(parameters: PruneFilters) -> frozenset[Need]:
     measured = (
         parameters.compensate
-        or parameters.criterion == "activation"
+        or parameters.criterion in {"activation", "taylor"}
         or parameters.allocation == "sensitivity"
     )
-    return _original(parameters) | (frozenset({"calibration"}) if measured else frozenset())
+    needs = set(_cut_needs(parameters))
+    if measured:
+        needs.add("calibration")
+    if parameters.criterion == "taylor":
+        needs.add("torch")
+    return frozenset(needs)
 
 
-def _original(parameters: _Cut) -> frozenset[Need]:
-    return frozenset({"original"}) if parameters.relative_to == "original" else frozenset()
+def _cut_needs(parameters: _Cut) -> frozenset[Need]:
+    needs: set[Need] = set()
+    if parameters.relative_to == "original":
+        needs.add("original")
+    if parameters.latency is not None:
+        needs.add("device")
+    return frozenset(needs)
 
 
 def _weights_need(parameters: PruneWeights) -> frozenset[Need]:
@@ -159,7 +229,7 @@ MEMBERS = (
             effects={"*": _FASTER + "; accuracy has to be brought back by training"},
             space={
                 "macs": Span(0.3, 0.9),
-                "criterion": ("l1", "l2", "fpgm", "activation"),
+                "criterion": ("l1", "l2", "fpgm", "activation", "taylor"),
                 "allocation": ("uniform", "global", "sensitivity"),
             },
         ),
@@ -172,7 +242,7 @@ MEMBERS = (
             description="channels chosen by LASSO and cut out, the weights behind them fitted anew",
             parameters=PruneLasso,
             needs=frozenset({"calibration", "seed"}),
-            needs_with=_original,
+            needs_with=_cut_needs,
             effects={"*": _FASTER},
             space={"macs": Span(0.3, 0.9)},
         ),
@@ -197,6 +267,27 @@ MEMBERS = (
             },
         ),
         "wherry_compress.prune.weights:apply",
+        batch_norms=True,
+    ),
+    Member(
+        Pass(
+            name="prune.weights-trained",
+            description="weights become zero while the network learns to give what the original "
+            "gives",
+            parameters=PruneTrained,
+            needs=frozenset({"training", "original", "seed", "torch"}),
+            effects={
+                "*": _ZEROS,
+                "tflite": "XNNPACK may be faster with many zeros in convolutions of 1x1; otherwise "
+                "no speed, and a smaller download where it is compressed",
+            },
+            space={
+                "sparsity": Span(0.3, 0.95),
+                "method": ("gradual", "surgery", "lottery"),
+                "learning_rate": Span(1e-4, 1e-2, log=True),
+            },
+        ),
+        "wherry_compress.prune.sparse:apply",
         batch_norms=True,
     ),
 )

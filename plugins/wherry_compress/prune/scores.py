@@ -8,6 +8,7 @@
 - ``activation``: how much the sums of the channel's readers lose without it on calibration data:
   the mean square of the channel times that of the weights that read it. What He et al. (ICCV 2017)
   and ThiNet minimise, for single channels.
+- ``taylor``: what a loss loses, to first order (`taylor`, with torch).
 - ``random``: the floor.
 
 The papers look at the weights that make a channel. With batch norms folded these say little: their
@@ -15,7 +16,8 @@ scale made up for what came in, and a depthwise convolution behind them may take
 come out alike, and how much each counts stands in the weights that read it; so these are looked at
 unless ``makers`` are asked for (measured in ``tests/benchmarks/bench_prune.py``).
 
-A score is relative to the mean of its node; a unit of several nodes has the mean of theirs.
+But for ``taylor``, which is of one loss, a score is relative to the mean of its node; a unit of
+several nodes has the mean of theirs.
 """
 
 from __future__ import annotations
@@ -38,11 +40,16 @@ def scores(
         criterion: see the module.
         norm_of: ``readers`` or ``makers``.
         seed: for ``random``.
-        data: for ``activation``.
+        data: for ``activation`` and ``taylor``.
     """
     if criterion == "random":
         generator = np.random.default_rng(seed)
         return tuple(generator.random(len(group.units)) for group in channels.groups)
+    if criterion == "taylor":
+        from wherry_compress.prune.taylor import taylor
+
+        assert data is not None, "the pass needs it"
+        return taylor(channels, data)
     role = "filters" if norm_of == "makers" and criterion != "activation" else "reads"
     worth: list[list[np.ndarray]] = [[] for _ in channels.groups]
     arrays = {t.name: numpy_helper.to_array(t) for t in channels.proto.graph.initializer}

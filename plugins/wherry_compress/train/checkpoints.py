@@ -39,7 +39,7 @@ class Checkpoints:
         for name, part in parts.items():
             part.load_state_dict(found["parts"][name])
         state.step, state.epoch = found["step"], found["epoch"]
-        state.history[:] = found["history"]
+        state.history[:], state.losses[:] = found["history"], found["losses"]
         return True
 
     def offer(self, parts: Mapping[str, Any], state: State, *, now: bool, alone: bool) -> None:
@@ -59,6 +59,7 @@ class Checkpoints:
             "step": state.step,
             "epoch": state.epoch,
             "history": state.history,
+            "losses": state.losses,
         }
         part = self._folder / f"{FILE}.part"
         torch.save(values, part)

@@ -20,7 +20,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -41,11 +40,17 @@ class Trainable(Protocol):
     """
 
     @property
-    def weights(self) -> Mapping[str, nn.Parameter]: ...
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """See the class."""
+        ...
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of a torch module."""
+        ...
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]: ...
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A batch's outputs by name."""
+        ...
 
 
 class Samples(Protocol):
@@ -79,6 +84,7 @@ class State:
             of the step that is being done.
         epoch: 0, 1, ...
         loss: of the last step.
+        losses: of the steps of this epoch.
         history: of each epoch that is done: mean loss, score on the held-out samples.
     """
 
@@ -88,6 +94,7 @@ class State:
     step: int = 0
     epoch: int = 0
     loss: float = math.nan
+    losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -197,54 +204,21 @@ def train(
     if epoch_steps == 0:
         raise ValueError(f"{len(samples)} samples are fewer than a batch of {settings.batch}")
     steps = settings.steps or settings.epochs * epoch_steps
-    optimizer = _optimizer(network, settings)
-    device = next(network.parameters()).device
-    autocast = _autocast(settings.precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-    state = State(network, optimizer, steps)
+    step = _Step(network, samples, loss, settings, hooks, group)
+    state = State(network, step.optimizer, steps)
     best = _Best(network)
-    parts = {"network": network, "optimizer": optimizer, "scaler": scaler, "best": best}
+    parts = {"network": network, "optimizer": step.optimizer, "scaler": step.scaler, "best": best}
     parts |= {f"hook{index}": hook for index, hook in enumerate(hooks)}
     if checkpoints is not None and checkpoints.restore(parts, state):
         _say(tell, f"goes on at step {state.step} of {steps}")
     elif score is not None:
         best.offer(_score(network, score, group))
-    forward = group.wrapped(network)
     told = time.monotonic()
-    total, counted = 0.0, 0
     while state.step < steps and not best.tired(settings.patience):
-        state.epoch, within = divmod(state.step, epoch_steps)
-        order = torch.randperm(len(samples), generator=_chance(settings.seed, state.epoch))
-        chosen = order[within * settings.batch : (within + 1) * settings.batch]
-        network.train()
-        _set_rate(optimizer, settings.learning_rate * rate(settings, state.step, steps))
-        for hook in hooks:
-            hook.before_step(state)
-        generator = _chance(settings.seed, state.epoch, within, group.rank)
-        batch = samples.batch(chosen[group.rank :: group.size].tolist(), generator)
-        batch = {name: value.to(device) for name, value in batch.items()}
-        optimizer.zero_grad(set_to_none=True)
-        with autocast():
-            value = loss(forward(batch), batch)
-        scaler.scale(value).backward()
-        scaler.unscale_(optimizer)
-        state.loss = group.mean(float(value.detach()))
-        if not math.isfinite(state.loss):
-            raise DivergedError(state.step)
-        for hook in hooks:
-            hook.after_backward(state)
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        scaler.step(optimizer)
-        scaler.update()
-        state.step += 1
-        for hook in hooks:
-            hook.after_step(state)
-        total, counted = total + state.loss, counted + 1
+        step.do(state, epoch_steps)
         ended = state.step % epoch_steps == 0 or state.step == steps
         if ended:
-            _end_epoch(state, hooks, score, best, group, total / counted)
-            total, counted = 0.0, 0
+            _end_epoch(state, hooks, score, best, group)
         if ended or time.monotonic() - told > 1.0:
             told = time.monotonic()
             _say(tell, _described(state, epoch_steps))
@@ -254,9 +228,62 @@ def train(
     return state
 
 
+class _Step:
+    """One batch: forward, backward, the weights moved; hooks between."""
+
+    def __init__(
+        self,
+        network: Any,
+        samples: Samples,
+        loss: Loss,
+        settings: Settings,
+        hooks: Sequence[Hook],
+        group: Group,
+    ) -> None:
+        self.optimizer = _optimizer(network, settings)
+        self._device = next(network.parameters()).device
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=settings.precision == "fp16")
+        self._forward = group.wrapped(network)
+        self._network, self._samples, self._loss = network, samples, loss
+        self._settings, self._hooks, self._group = settings, hooks, group
+
+    def do(self, state: State, epoch_steps: int) -> None:
+        """The step that ``state`` is at; it is counted."""
+        settings, group = self._settings, self._group
+        state.epoch, within = divmod(state.step, epoch_steps)
+        order = torch.randperm(len(self._samples), generator=_chance(settings.seed, state.epoch))
+        chosen = order[within * settings.batch : (within + 1) * settings.batch]
+        self._network.train()
+        for each in self.optimizer.param_groups:
+            each["lr"] = settings.learning_rate * rate(settings, state.step, state.steps)
+        for hook in self._hooks:
+            hook.before_step(state)
+        generator = _chance(settings.seed, state.epoch, within, group.rank)
+        given = self._samples.batch(chosen[group.rank :: group.size].tolist(), generator)
+        batch = {name: value.to(self._device) for name, value in given.items()}
+        self.optimizer.zero_grad(set_to_none=True)
+        with _autocast(settings.precision, self._device):
+            value = self._loss(self._forward(batch), batch)
+        self.scaler.scale(value).backward()
+        self.scaler.unscale_(self.optimizer)
+        state.loss = group.mean(float(value.detach()))
+        if not math.isfinite(state.loss):
+            raise DivergedError(state.step)
+        for hook in self._hooks:
+            hook.after_backward(state)
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(self._network.parameters(), settings.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        state.step += 1
+        state.losses.append(state.loss)
+        for hook in self._hooks:
+            hook.after_step(state)
+
+
 def rate(settings: Settings, step: int, steps: int) -> float:
     """The learning rate of a step, as a share of the greatest."""
-    warm = round(settings.warm_up * steps)
+    warm = min(round(settings.warm_up * steps), steps - 1)
     if step < warm:
         return (step + 1) / (warm + 1)
     done = (step - warm) / max(1, steps - warm)
@@ -273,12 +300,13 @@ def _end_epoch(
     score: Callable[[], float] | None,
     best: _Best,
     group: Group,
-    loss: float,
 ) -> None:
+    """Look at the held-out samples, keep the state if it is the best."""
     group.average_statistics(state.network)
     for hook in hooks:
         hook.after_epoch(state)
-    line = {"loss": loss}
+    line = {"loss": sum(state.losses) / len(state.losses)}
+    state.losses.clear()
     if score is not None:
         line["score"] = _score(state.network, score, group)
         best.offer(line["score"])
@@ -354,14 +382,9 @@ def _optimizer(network: Any, settings: Settings) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, settings.learning_rate)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    for each in optimizer.param_groups:
-        each["lr"] = value
-
-
-def _autocast(precision: str, device: torch.device) -> Callable[[], torch.autocast]:
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return lambda: torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def _chance(*parts: int) -> torch.Generator:

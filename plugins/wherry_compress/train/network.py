@@ -1,8 +1,8 @@
 """An ONNX graph as a torch module that can be trained, and the graph again with its weights.
 
 `Network` computes what the graph computes, for batches of any number of inferences (see node.py),
-and its weights are parameters under the names of the ONNX initializers. `Network.proto` is the graph
-it was made from, with the weights as they are now: names and structure stay.
+and its weights are parameters under the names of the ONNX initializers. `Network.proto` is the
+graph it was made from, with the weights as they are now: names and structure stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wherry.normalise.graph import STANDARD
 from wherry.onnx_file import default_opset
 from wherry_compress.job import Refusal
-from wherry_compress.train.node import REMEDY, Mode, Node, each_by_itself
+from wherry_compress.train.node import REMEDY, Mode, Node, Rule, each_by_itself
 from wherry_compress.train.operators import OPERATORS
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Network(nn.Module):
             (`wherry.normalise`) with its batch norms kept. It is not changed.
         outputs: tensors that `forward` gives besides the graph's outputs.
         momentum: of batch norms: the share of a batch in the statistics that are remembered.
+        fixed: batch norms use their own statistics in training, too.
 
     Attributes:
         weights: initializer name to the parameter.
@@ -64,7 +65,12 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, proto: onnx.ModelProto, *, outputs: Iterable[str] = (), momentum: float = 0.1
+        self,
+        proto: onnx.ModelProto,
+        *,
+        outputs: Iterable[str] = (),
+        momentum: float = 0.1,
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         self._proto = onnx.ModelProto()
@@ -78,6 +84,7 @@ class Network(nn.Module):
         }
         self.batch_norms = tuple(n.name for n in graph.node if n.op_type == "BatchNormalization")
         self._mode = Mode(momentum=momentum)
+        self._fixed = fixed
         self._own: dict[str, str] = {}  # initializer to the module's own name of it
         self.weights: dict[str, nn.Parameter] = {}
         constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
@@ -145,7 +152,7 @@ class Network(nn.Module):
         return steps
 
     def _step(
-        self, node: Node, maker: Callable[[Node], Any], examples: dict[str, Tensor]
+        self, node: Node, maker: Callable[[Node], Rule], examples: dict[str, Tensor]
     ) -> Callable[..., Any]:
         """How a node runs on stacked tensors; its outputs become examples."""
         proto = node.proto
@@ -172,8 +179,9 @@ class Network(nn.Module):
         if not varies or (rule.stack is not None and rule.stacked is None):
             return lambda _count, *inputs: rule.function(*inputs)
         if rule.stack is not None:
-            assert rule.stacked is not None
-            return rule.stacked
+            stacked: Callable[..., Any] | None = rule.stacked
+            assert stacked is not None
+            return stacked
         sizes = [
             1 if axis is None or value is None else value.shape[axis]
             for axis, value in zip(stacks, given, strict=True)
@@ -217,9 +225,46 @@ class Network(nn.Module):
 
     def train(self, mode: bool = True) -> Network:
         """Batch norms use the batch's statistics, and remember them."""
-        self._mode.training = mode
+        self._mode.training = mode and not self._fixed
         super().train(mode)
         return self
+
+    def idle_biases(self) -> list[str]:
+        """Biases that a batch norm behind them takes away again, while it uses the batch's mean.
+
+        Their gradient is rounding alone, and an optimiser that scales gradients (Adam) makes steps
+        of it, after which the means that are remembered limp.
+        """
+        readers: dict[str, set[str]] = {}
+        for node in self._proto.graph.node:
+            for name in node.input:
+                readers.setdefault(name, set()).add(node.op_type)
+        return [
+            node.input[2]
+            for node in self._proto.graph.node
+            if node.op_type in {"Conv", "ConvTranspose"}
+            and len(node.input) > 2
+            and node.input[2] in self.weights
+            and readers.get(node.output[0]) == {"BatchNormalization"}
+            and node.output[0] not in self.outputs
+        ]
+
+    def settle(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Set the statistics of batch norms to their mean over some batches; weights stay."""
+        if not self.batch_norms or self._fixed:
+            return
+        kept = self._mode.momentum
+        self.train()
+        with torch.no_grad():
+            for index, batch in enumerate(batches):
+                self._mode.momentum = 1 / (index + 1)
+                self(batch)
+        self._mode.momentum = kept
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Tensor to its shape in one inference."""
+        return self._shapes
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor in one inference."""

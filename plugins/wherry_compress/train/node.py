@@ -1,11 +1,12 @@
 """One ONNX node on its way to torch, and where the samples of a batch lie in its tensors.
 
-A graph is written for the shapes of one inference (mostly a batch of one), and numbers in it say so:
-``Reshape`` to [1, 2, 58, 28, 28]. Here a batch of B inferences is B such tensors, put together along
-one axis: the *stack axis*, B times as long as in the graph. Operators that leave that axis alone
-work on the whole as they are, and new shapes are known from the numbers: along the stack axis they
-are multiplied by B (`stacked_shape`). An operator that does not leave it alone (a mean over all axes,
-a sum of tensors that are stacked otherwise) is applied to each inference by ``torch.vmap``.
+A graph is written for the shapes of one inference (mostly a batch of one), and numbers in it say
+so: ``Reshape`` to [1, 2, 58, 28, 28]. Here a batch of B inferences is B such tensors, put together
+along one axis: the *stack axis*, B times as long as in the graph. Operators that leave that axis
+alone work on the whole as they are, and new shapes are known from the numbers: along the stack axis
+they are multiplied by B (`stacked_shape`). An operator that does not leave it alone (a mean over
+all axes, a sum of tensors that are stacked otherwise) is applied to each inference by
+``torch.vmap``.
 """
 
 from __future__ import annotations

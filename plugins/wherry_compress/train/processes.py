@@ -6,6 +6,7 @@ by a file, on this machine alone.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,8 +35,11 @@ class Group:
             return network
         device = next(network.parameters()).device
         ids = [device.index or 0] if device.type == "cuda" else None
+        made = nn.parallel.DistributedDataParallel
         # statistics are averaged by `average_statistics`: the first process's are no better
-        return nn.parallel.DistributedDataParallel(network, ids, broadcast_buffers=False)
+        known = inspect.signature(made.__init__).parameters
+        word = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return made(network, ids, **{word: False})
 
     def mean(self, value: float) -> float:
         """Over all processes."""

@@ -246,7 +246,7 @@ def pad(node: Node) -> Rule:
     if min(spelt) < 0:
         raise node.refused(f"it cuts (pads {spelt}) in mode {mode!r}")
     places = {
-        axis: torch.as_tensor(np.pad(np.arange(node.shape(0)[axis]), pair, mode=mode))  # type: ignore[call-overload]  # a word
+        axis: torch.as_tensor(np.pad(np.arange(node.shape(0)[axis]), pair, mode=mode))
         for axis, pair in enumerate(pairs)
         if any(pair)
     }

@@ -22,7 +22,7 @@ from wherry.testing.workshop import Workshop
 pytestmark = [pytest.mark.arm, pytest.mark.backend, pytest.mark.caffe2, pytest.mark.timeout(600)]
 
 CONFORMANCE = Path(__file__).parents[2] / "conformance"
-SAMPLES = 50
+SAMPLES = 20
 MANIFEST = f"""
 wherry: 1
 model:
@@ -33,7 +33,7 @@ data:
   calibration: {{source: mnist5k, slice: "0:100"}}
   evaluation: {{source: mnist5k, slice: "200:{200 + SAMPLES}"}}
 metrics: [top1, agreement]
-measure: {{rounds: 1, duration_s: 0.1, warmup_s: 0.05}}
+measure: {{rounds: 1, duration_s: 0.1, warmup_s: 0.05, warmup_runs: 2, min_runs: 5}}
 targets:
   - {{backend: caffe2, precision: [fp32, int8], device: [local, board]}}
 """
@@ -71,7 +71,8 @@ def test_networks(arm64_board, project, monkeypatch, tmp_path):
     host = Host.load()
     workshop = Workshop(host, tmp_path)
     backend, transport = host.backends["caffe2"], host.transports["ssh"]
-    where = {name: getattr(arm64_board, name) for name in ("host", "port", "user", "key")}
+    where = {name: getattr(arm64_board, name) for name in ("host", "port", "user")}
+    where["key"] = str(arm64_board.key)
     spec = DeviceSpec("board", "ssh", transport.parameters.model_validate(where))
     device = transport.connect(spec, workshop)
     for name, precision, least in (
