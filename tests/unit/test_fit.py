@@ -410,8 +410,8 @@ def test_hooks_are_called_around_every_step(job):
     assert net.weights["w"][:4].any() and state.step == 2 and lesson.score is None
 
 
-def test_by_the_host_with_the_batch_norms_put_back(tmp_path, monkeypatch):
-    """[bn.restore, fit] on a network whose batch norms were folded, each in its own process."""
+def test_by_the_host_with_the_batch_norms_put_back_and_filters_cut(tmp_path):
+    """[bn.restore, prune.filters, bn.reestimate, fit], each in a process of its own."""
     host = Host.load()
     onnx.save(network(), tmp_path / "given.onnx")
     original = Model.load(tmp_path / "given.onnx").with_static_shapes({}, tmp_path)
@@ -424,7 +424,11 @@ def test_by_the_host_with_the_batch_norms_put_back(tmp_path, monkeypatch):
 
     restored, told = apply(original, "bn.restore")
     assert told == {"batch_norms_before": 1, "batch_norms_added": 1}
-    fitted, told = apply(restored, "fit", epochs=1, batch=16)
+    pruned, told = apply(restored, "prune.filters", macs=0.7, round_to=1)
+    assert told["macs_after"] < told["macs_before"]
+    again, told = apply(pruned, "bn.reestimate")
+    assert told["batch_norms"] == 2  # they are pruned as the convolutions are
+    fitted, told = apply(again, "fit", epochs=1, batch=16)
     assert told["batch_norms"] == 2
     kinds = [node.op_type for node in fitted.proto().graph.node]
     assert "BatchNormalization" not in kinds
