@@ -1,6 +1,6 @@
 """What the passes before int8 bring: SQNR and agreement with fp32, on the three backends.
 
-    python tests/benchmarks/bench_int8_passes.py [FOLDER] [--variant ...] [--backend ...]
+    python tests/benchmarks/bench_int8_passes.py [FOLDER] [--variant ...] [--target ...]
 
 Without FOLDER: the quickstart's network on digits that it never saw, MNIST's and bolder ones,
 calibrated with 200. With FOLDER, which ``export_models.py`` wrote: MobileNetV2 with ImageNet
@@ -31,7 +31,13 @@ from wherry.testing.workshop import Workshop, _Samples
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "conformance")]
 
-BACKENDS = ("onnxruntime", "tflite", "ncnn")
+TARGETS = {
+    "onnxruntime": ("onnxruntime", {}),
+    "tflite": ("tflite", {}),
+    "ncnn": ("ncnn", {}),
+    "weights": ("onnxruntime", {"quantize": "weights"}),
+}
+"""To backend and options; ``weights``: activations stay in float."""
 VARIANTS = {
     "original": (),
     "corrected": ("int8.bias-correction",),
@@ -84,13 +90,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--variant", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--backend", nargs="+", default=list(BACKENDS), choices=BACKENDS)
+    parser.add_argument("--target", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--method", default="mse")
     arguments = parser.parse_args()
     host = Host.load()
     path, calibration, judged = digits() if arguments.folder is None else pictures(arguments.folder)
     found: dict[tuple[str, str, str], float] = {}
-    say("| variant | backend | judged on | agreement | SQNR, dB |\n|---|---|---|--:|--:|")
+    say("| variant | target | judged on | agreement | SQNR, dB |\n|---|---|---|--:|--:|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = Model.load(path).with_static_shapes({}, folder)
@@ -106,12 +112,14 @@ def main() -> None:
                     made[steps[:end]], _ = workshop.optimize(
                         made[steps[: end - 1]], step, calibration
                     )
-            for backend in arguments.backend:
-                target = Target(backend, "int8", "local", host.backends[backend].options())
-                ranges = workshop.calibrate(
-                    made[steps], target, _Samples(calibration),
-                    CalibrationSettings(arguments.method),
-                )  # fmt: skip
+            for word in arguments.target:
+                backend, options = TARGETS[word]
+                target = Target(backend, "int8", "local", host.backends[backend].options(**options))
+                ranges = None
+                if host.backends[backend].needs_calibration(target):
+                    asked = CalibrationSettings(arguments.method)
+                    data = _Samples(calibration)
+                    ranges = workshop.calibrate(made[steps], target, data, asked)
                 artifact = host.convert(made[steps], target, ranges, workshop._context())
                 for name, samples in judged.items():
                     ours = workshop.run(artifact, target, samples)
@@ -121,8 +129,8 @@ def main() -> None:
                         for a, b in zip(ours, wanted[name], strict=True)
                         for key in b
                     ]
-                    found[variant, backend, name] = sqnr
-                    say(f"| {variant} | {backend} | {name} | {np.mean(same):.4f} | {sqnr:.1f} |")
+                    found[variant, word, name] = sqnr
+                    say(f"| {variant} | {word} | {name} | {np.mean(same):.4f} | {sqnr:.1f} |")
     worse = [
         f"{better} on {key[1]}, {key[2]}: {found[better, *key[1:]]:.1f} dB, {value:.1f} without it"
         for key, value in found.items()

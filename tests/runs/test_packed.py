@@ -49,5 +49,5 @@ def test_a_shared_variant_travels_packed(wherry_home: Path, tmp_path: Path) -> N
             continue
         least = 6 if result["target"]["precision"] == "fp32" else 3
         assert result["packed_bytes"] < result["size_bytes"] / least, name
-        assert result["packed_bytes"] < 0.75 * result["gzip_bytes"], name
+        assert result["packed_bytes"] < 0.8 * result["gzip_bytes"], name
         assert [each["pass"] for each in result["passes"]] == ["share.kmeans", "pack.huffman"]

@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from collections.abc import Sequence
 
+from wherry.packing.region import Region
 from wherry.packing.regions import find
 from wherry.packing.tables import Coded, Table, shared, table_lengths, varint
 
@@ -28,7 +30,11 @@ _REST = 0  # the kind of a segment that is not coded; else how many tables it ha
 
 def pack(data: bytes) -> bytes:
     """The container of a file; the same bytes for the same file."""
-    regions = find(data)
+    return min(_container(data, find(data)), _container(data, []), key=len)
+
+
+def _container(data: bytes, regions: Sequence[Region]) -> bytes:
+    """With some regions coded, and the rest deflated."""
     codings = shared([Coded.of(data[each.start : each.stop], each.width) for each in regions])
     tables = list({id(table): table for coding in codings for table in coding.tables}.values())
     places = {id(table): place for place, table in enumerate(tables)}

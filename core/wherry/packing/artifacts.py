@@ -11,7 +11,7 @@ from wherry.artifact import Artifact, Packing
 from wherry.model import Model
 from wherry.packing import MARK, pack
 
-_CLEARLY = 0.9  # of the file in gzip's form: more than that is not worth the unpacking
+_CLEARLY = 0.9  # of the file: more than that is not worth the unpacking
 _GZIP = 18  # bytes that gzip has around what is deflated, less those of zlib
 
 
@@ -35,7 +35,7 @@ def pack_artifact(artifact: Artifact, folder: Path) -> Artifact:
         deflated = len(zlib.compress(data, 9)) - 6 + _GZIP
         container = pack(data)
         gzipped += deflated
-        if len(container) <= _CLEARLY * min(deflated, len(data)):
+        if len(container) <= _CLEARLY * len(data):
             digest = hashlib.sha256(container).hexdigest()
             (folder / digest).write_bytes(container)
             containers[name] = digest

@@ -56,7 +56,18 @@ def apply(job: Job) -> Done:
         told = json.loads((result / "figures.json").read_text())
     if "refused" in told:
         raise _diverged(told["refused"])
-    return Done(network.proto(), told["figures"], tuple(told["warnings"]))
+    made = network.proto()
+    if job.parameters["fold"] and network.batch_norms:
+        made = _folded(made, job.scratch)
+    return Done(made, told["figures"], tuple(told["warnings"]))
+
+
+def _folded(model: onnx.ModelProto, scratch: Path) -> onnx.ModelProto:
+    """The normal form; it is proved to be equal."""
+    folder = scratch / "folded"
+    folder.mkdir()
+    onnx.save(model, folder / "fitted.onnx")
+    return normalise(Model.load(folder / "fitted.onnx"), folder).model.proto()
 
 
 def set_up(device: str) -> torch.device:
