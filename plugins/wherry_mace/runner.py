@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-SLOTS = 512  # samples that one process takes
+SLOTS = 256  # samples that one process takes
 ENGINE_S, RUN_S = 180.0, 120.0  # longest: to make an engine, for one inference
 PROBE_S = 30.0
 SIZING_RUNS = 2
