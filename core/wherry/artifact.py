@@ -64,6 +64,26 @@ class Layer:
     precision: str = "fp32"
 
 
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How an artifact travels (`wherry.packing`).
+
+    Attributes:
+        containers: relative path of a file to the sha256 of its container, for those files that
+            are clearly smaller in one.
+        size_bytes: what is sent: the containers, and the other files as they are.
+        gzip_bytes: what all the files would be, each in gzip's form.
+    """
+
+    containers: Mapping[str, str]
+    size_bytes: int
+    gzip_bytes: int
+
+
+CONTAINERS = "containers"
+"""The folder beside an artifact's in which its containers are, each by its sha256."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """Files in a folder, all that a runner needs, and what made them.
@@ -78,6 +98,7 @@ class Artifact:
         outputs: the runtime's outputs, in the model's order.
         provenance: the tool, its version, its notes; JSON values.
         layers: what the runtime does, in its order; empty where the backend does not tell.
+        packing: None: it travels as it is.
     """
 
     directory: Path
@@ -89,6 +110,7 @@ class Artifact:
     outputs: tuple[Binding, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
+    packing: Packing | None = None
 
     @classmethod
     def from_directory(
@@ -125,13 +147,25 @@ class Artifact:
     def digest(self) -> str:
         """sha256 over the files' hashes, the bindings and the format; not over what explains."""
         described = self.to_json()
-        del described["provenance"], described["layers"]
+        del described["provenance"], described["layers"], described["packing"]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     @property
     def size_bytes(self) -> int:
-        """What is shipped: the sum of the files' sizes."""
+        """The sum of the files' sizes."""
         return sum((self.directory / name).stat().st_size for name in self.files)
+
+    @property
+    def shipped(self) -> dict[str, tuple[str, Path]]:
+        """Relative path of each file to its sha256, and to where it is."""
+        return {name: (digest, self.directory / name) for name, digest in self.files.items()}
+
+    @property
+    def containers(self) -> dict[str, tuple[str, Path]]:
+        """sha256 of each file that travels packed to its container's, and to where that is."""
+        folder = self.directory.parent / CONTAINERS
+        packed = self.packing.containers if self.packing else {}
+        return {self.files[name]: (digest, folder / digest) for name, digest in packed.items()}
 
     def to_json(self) -> dict[str, Any]:
         """All but the directory, as JSON values."""
@@ -147,6 +181,8 @@ class Artifact:
             for side in ("inputs", "outputs"):
                 fields[side] = tuple(_binding(entry) for entry in fields[side])
             fields["layers"] = tuple(_layer(entry) for entry in fields["layers"])
+            packing = fields.get("packing")
+            fields["packing"] = None if packing is None else Packing(**packing)
             return cls(directory=directory, **fields)
         except (KeyError, TypeError) as error:
             raise StoreError(

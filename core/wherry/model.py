@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,7 @@ class Model:
         outputs: in order.
         opset: version of ONNX's default domain.
         ir_version: of the file.
+        metadata: of the file, what its maker or a pass noted there: key to value.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Model:
     outputs: tuple[TensorSpec, ...]
     opset: int
     ir_version: int
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def load(cls, path: Path) -> Model:
@@ -88,6 +90,7 @@ class Model:
                 outputs=tuple(_spec(path, value, "output") for value in proto.graph.output),
                 opset=onnx_file.default_opset(proto),
                 ir_version=proto.ir_version,
+                metadata={entry.key: entry.value for entry in proto.metadata_props},
             )
 
     def proto(self) -> onnx.ModelProto:

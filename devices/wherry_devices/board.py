@@ -183,18 +183,32 @@ class Board:
         with contextlib.suppress(WherryError):
             self.call("end_run", answer_s=_END_S, pid=pid)
 
-    def ship(self, files: Mapping[str, tuple[str, Path]]) -> str:
+    def ship(
+        self,
+        files: Mapping[str, tuple[str, Path]],
+        containers: Mapping[str, tuple[str, Path]] | None = None,
+    ) -> str:
         """A folder on the board with these files; only what the board lacks is sent.
 
         Args:
             files: relative POSIX path on the board to (sha256, file on the host).
+            containers: sha256 of files that travel packed to (sha256, file) of their containers.
         """
         sources = dict(files.values())
         tree = {name: digest for name, (digest, _) in files.items()}
         for _ in range(_SHIP_TRIES):
-            missing = self.call("missing", answer_s=_DISK_S, hashes=sorted(sources))["missing"]
-            with self._calling:  # the answers come while the next chunks are sent
-                damaged = Shipment(self._put, self._put_answer, self._pace).send(missing, sources)
+            missing = self._missing(sources)
+            # of which the board has a part, the rest is sent as it is
+            packed = {
+                digest: container
+                for digest, container in (containers or {}).items()
+                if missing.get(digest) == 0
+            }
+            damaged = self._send(
+                {digest: start for digest, start in missing.items() if digest not in packed},
+                sources,
+            )
+            damaged += self._send_packed(packed, sources)
             if not damaged:
                 answer = self.call("tree", answer_s=_DISK_S, files=tree)
                 if "directory" in answer:
@@ -207,6 +221,32 @@ class Board:
             where=self.name,
             remedy="Check the board's disk or SD card.",
         )
+
+    def _missing(self, sources: Mapping[str, Path]) -> Mapping[str, int]:
+        """sha256 of those that the board lacks, and from which byte on."""
+        hashes = sorted(sources)
+        answer = self.call("missing", answer_s=_DISK_S, hashes=hashes)
+        return dict(answer["missing"])
+
+    def _send(self, missing: Mapping[str, int], sources: Mapping[str, Path]) -> list[str]:
+        """See `wherry_devices.shipping.Shipment.send`."""
+        with self._calling:  # the answers come while the next chunks are sent
+            return Shipment(self._put, self._put_answer, self._pace).send(missing, sources)
+
+    def _send_packed(
+        self, packed: Mapping[str, tuple[str, Path]], sources: Mapping[str, Path]
+    ) -> list[str]:
+        """Send containers and have them unpacked; those that were damaged on the board's disk."""
+        inner = dict(packed.values())
+        damaged = self._send(self._missing(inner), inner) if inner else []
+        for digest, (container, _) in packed.items():
+            if container not in damaged:
+                size = sources[digest].stat().st_size
+                answer = self.call(
+                    "unpack", answer_s=_DISK_S, container=container, sha256=digest, size=size
+                )
+                damaged += answer.get("damaged", [])
+        return damaged
 
     def execute(
         self, argv: Sequence[str], *, limit_s: float, environment: Mapping[str, str] | None = None

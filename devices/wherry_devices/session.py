@@ -179,9 +179,13 @@ class BoardSession:
         """See `wherry_devices.connection.Connection.provide`."""
         return self._connection.provide(self._board, alternatives, progress)
 
-    def ship(self, files: Mapping[str, tuple[str, Path]]) -> str:
+    def ship(
+        self,
+        files: Mapping[str, tuple[str, Path]],
+        containers: Mapping[str, tuple[str, Path]] | None = None,
+    ) -> str:
         """See `wherry_devices.board.Board.ship`."""
-        return self._board.ship(files)
+        return self._board.ship(files, containers)
 
     def clean(self, unused_s: float) -> tuple[int, int]:
         """See `wherry.device.Device.clean`."""
@@ -211,9 +215,7 @@ class BoardSession:
     ) -> Iterator[Hosted]:
         """See `wherry.device.Session.host`."""
         python = self.provide(backend.runtime)
-        directory = self._board.ship(
-            {name: (digest, artifact.directory / name) for name, digest in artifact.files.items()}
-        )
+        directory = self._board.ship(artifact.shipped, artifact.containers)
         code = self._board.ship(
             {
                 "runner.py": (hash_file(backend.runner), backend.runner),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,16 +16,26 @@ from wherry.hookspecs import hookimpl
 from wherry.model import Model
 from wherry.passes import Pass, PassStep
 from wherry_compress import basic
+from wherry_compress.int8 import passes as int8
+from wherry_compress.lowrank import passes as lowrank
 from wherry_compress.member import Member
 from wherry_compress.prune import passes as prune
 from wherry_compress.prune.passes import Latency
+from wherry_compress.share import passes as share
 from wherry_compress.train import passes as train
 
 if TYPE_CHECKING:
     from wherry.context import OptimizeContext
 
 HERE = Path(__file__).parent
-FAMILIES = (basic.MEMBERS, prune.MEMBERS, train.MEMBERS)
+FAMILIES = (
+    basic.MEMBERS,
+    int8.MEMBERS,
+    lowrank.MEMBERS,
+    prune.MEMBERS,
+    share.MEMBERS,
+    train.MEMBERS,
+)
 MEMBERS: Mapping[str, Member] = {
     member.descriptor.name: member for family in FAMILIES for member in family
 }
@@ -45,6 +56,9 @@ def _files(member: Member) -> tuple[Path, ...]:
     else:
         own = sorted((HERE / module[0]).rglob("*.py"))
     shared = [HERE / "job.py", HERE / "work.py", *sorted((HERE / "graph").glob("*.py"))]
+    for package in member.also:
+        (folder,) = importlib.import_module(package).__path__
+        shared += sorted(Path(folder).glob("*.py"))
     return tuple(dict.fromkeys([*own, *shared]))
 
 

@@ -5,15 +5,15 @@
 one after the other as raw little-endian arrays; each but those of 8 bits begins at a multiple of 4.
 
 MACE decides at load time in which order a tensor's axes lie: NCHW on a CPU in float, NHWC on a GPU
-and where the network is quantised. An operation says in its argument ``data_format`` whether it
-leaves that to MACE (``AUTO``: its shapes and axes are then written for NHWC) or wants NCHW, which
-is ONNX's order; between the two MACE transposes tensors of four axes by itself.
+and where the network is quantised. An operation says in its argument ``data_format`` in which order
+its shapes and axes are written: ``AUTO`` (NHWC) or NCHW, which is ONNX's order; both then lie as
+MACE decided. With ``NONE`` its tensors lie as they are written, and MACE leaves them alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,8 @@ class Op:
         shapes: of the outputs, in ONNX's order of axes.
         arguments: without those that every operation has. Those of a free operation are written
             for NHWC.
-        free: MACE chooses the order of axes (see the module).
+        free: written for NHWC, and MACE turns the axes of its arguments (see the module).
+        fixed: its tensors lie as they are written, in ONNX's order.
         nodes: of the normal form, that it does; empty: it is wherry's own.
         kind: ``FLOAT`` or ``UINT8``.
         quantisations: of the outputs, where they are whole numbers.
@@ -158,6 +159,7 @@ class Op:
     shapes: tuple[tuple[int, ...], ...]
     arguments: Mapping[str, Value] = field(default_factory=dict)
     free: bool = False
+    fixed: bool = False
     nodes: tuple[str, ...] = ()
     kind: int = FLOAT
     quantisations: tuple[Quantisation, ...] = ()
@@ -214,6 +216,17 @@ def nchw(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in (0, 3, 1, 2)) if len(shape) == 4 else tuple(shape)
 
 
+def with_views_last(net: Net) -> Net:
+    """The network with those of its outputs at the end that are only another shape.
+
+    MACE gives them the memory of what they are made of, and uses that again in what comes behind.
+    """
+    outputs = {tensor.name for tensor in net.outputs}
+    views = [op for op in net.ops if op.type == "Reshape" and outputs.issuperset(op.outputs)]
+    others = [op for op in net.ops if op not in views]
+    return replace(net, ops=(*others, *views))
+
+
 def write(net: Net, name: str, *, half: bool, runtime: str) -> tuple[bytes, bytes]:
     """The bytes of ``.pb`` and ``.data``; the same whenever it is called.
 
@@ -262,7 +275,7 @@ def _add_op(definition: Any, op: Op, kind: int) -> None:
     general: dict[str, Value] = {
         "T": kind if op.kind == FLOAT else op.kind,
         "framework_type": ONNX_FRAMEWORK,
-        "data_format": AUTO if op.free else NCHW,
+        "data_format": AUTO if op.free else NONE if op.fixed else NCHW,
     }
     _add_arguments(entry, {**op.arguments, **general})
     for shape in op.shapes:
@@ -298,6 +311,8 @@ def _add_constants(definition: Any, constants: Mapping[str, Constant], *, half: 
     import numpy as np
 
     data = bytearray()
+    if not constants:  # MACE refuses a network that has none
+        constants = {"wherry/nothing": Constant(np.zeros(1, np.float32))}
     for name, constant in constants.items():
         values, kind = constant.values, _kind(constant.values)
         if kind == FLOAT and half:
@@ -319,7 +334,7 @@ def _add_constants(definition: Any, constants: Mapping[str, Constant], *, half: 
             if kind == UINT8:
                 entry.minval, entry.maxval, entry.quantized = found.least, found.greatest, True
         data.extend(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
-    return bytes(data) or bytes(4)  # MACE maps the file, and an empty one cannot be mapped
+    return bytes(data)
 
 
 def _kind(values: np.ndarray) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from wherry.operators import Support
@@ -52,11 +52,29 @@ NORMALISED = ("CastLike", "Constant")
 """Operators that the normal form takes out, in the forms that can be."""
 
 
-def translated(proto: onnx.ModelProto, *, whole: bool = False) -> Translator:
-    """The walk over a normal form, for 8 bits or not; what it refused is in it."""
+def translated(proto: onnx.ModelProto, *, whole: bool = False, gpu: bool = False) -> Translator:
+    """The walk over a normal form, in 8 bits or not, for a GPU or not; with what it refused."""
     translator = Translator(proto, HANDLERS, whole=whole)
     translator.run()
+    if gpu:
+        translator.refused.extend(_in_another_order(translator))
     return translator
+
+
+def _in_another_order(walk: Translator) -> Iterator[Unsupported]:
+    """Operations on pictures that MACE would compute in a GPU's order, NHWC, as if it were NCHW."""
+    kinds = {node.name: node.kind for node in walk.nodes}
+    whole: dict[str, tuple[int, ...]] = {}
+    for op in walk.ops:
+        whole.update(zip(op.outputs, op.shapes, strict=True))
+        known = [whole.get(name) or walk.graph.shape(name) or () for name in op.inputs]
+        pictures = [shape for shape in (*known, *op.shapes) if len(shape) == 4]
+        alike = op.type == "Reshape" and all(
+            sum(size > 1 for size in shape[1:]) <= 1 for shape in pictures
+        )
+        if not op.free and pictures and not alike:
+            node = op.nodes[-1]
+            yield Unsupported(kinds[node], 1, node, "MACE's GPU cannot: ask for runtime: cpu.")
 
 
 def counted(

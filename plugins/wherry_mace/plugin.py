@@ -122,15 +122,16 @@ def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
         return (Unsupported("what its options ask for", 1, "no node", problem.remedy or REPORT),)
     if options["converter"] == "checkout":
         return ()
-    return _refusals(model, quantised=target.precision == "int8" and is_quantised(model))
+    quantised = target.precision == "int8" and is_quantised(model)
+    return _refusals(model, quantised=quantised, gpu=options["runtime"] == "gpu")
 
 
 @lru_cache(maxsize=64)  # a manifest asks for every target of a model
-def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
+def _refusals(model: Model, *, quantised: bool, gpu: bool) -> tuple[Unsupported, ...]:
     if not quantised:
         proto, sources = preview(model, ALSO)
         return operators.counted(
-            operators.translated(proto).refused, sources, operators.kinds(model)
+            operators.translated(proto, gpu=gpu).refused, sources, operators.kinds(model)
         )
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -138,7 +139,7 @@ def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
         except UnsupportedError as error:
             where = (error.where or "").removeprefix("node ")
             return (Unsupported("what is quantised already", 1, where, error.remedy or REPORT),)
-        return _refusals(made, quantised=False)
+        return _refusals(made, quantised=False, gpu=gpu)
 
 
 @hookimpl

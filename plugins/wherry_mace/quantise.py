@@ -6,11 +6,11 @@ Dequantize where the two meet. Activations have the ranges of the calibration. W
 scale for all of a tensor (MACE has no scales of channels) and never the whole number 0, which
 MACE's products do not allow; biases are 32 bits in steps of both scales.
 
-MACE keeps what is quantised in NHWC and computes float in NCHW: float operations ask for that
-order here, and MACE transposes between the two. Two traps are kept clear of: MACE's FullyConnected
-forgets the zero point of its result on processors other than ARM, so that a product is written as a
-convolution with a window of the whole picture; and its Relu in 8 bits exists on ARM alone, so that
-the saturation of the operation before does its work.
+MACE keeps all of a quantised network in NHWC, and its float operations compute in NCHW: these keep
+their tensors as they are written here, and Transposes stand between the two. Two traps are kept
+clear of: MACE's FullyConnected forgets the zero point of its result on processors other than ARM,
+so that a product is written as a convolution with a window of the whole picture; and its Relu in 8
+bits exists on ARM alone, so that the saturation of the operation before does its work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from wherry.quantize.weights import MOST, quantise_weight
-from wherry_mace.format import FLOAT, UINT8, Constant, Net, Op, Quantisation, Value
+from wherry_mace.format import FLOAT, UINT8, Constant, Net, Op, Quantisation, Value, nhwc
+from wherry_mace.translate import CONSTANTS_IN_NHWC
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +90,7 @@ class _Pass:
     whole: dict[str, tuple[str, Quantisation]] = field(default_factory=dict)
     real: set[str] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
+    turned: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.makers = {name: op for op in self.net.ops for name in op.outputs}
@@ -101,7 +103,8 @@ class _Pass:
             self.shapes.update(zip(op.outputs, op.shapes, strict=True))
         self.wanted = {tensor.name for tensor in self.net.outputs}
         self.constants.update(self.net.constants)
-        self.real.update(tensor.name for tensor in self.net.inputs)
+        self.pictures = {t.name for t in self.net.inputs if len(t.shape) == 4}
+        self.real.update(t.name for t in self.net.inputs if len(t.shape) != 4)
         self.done: set[str] = set()
         self.names = {*self.shapes, *self.net.constants}
 
@@ -110,9 +113,8 @@ class _Pass:
             if op.name in self.done:
                 continue
             if not self._in_whole_numbers(op):
-                for name in op.inputs:
-                    self._real(name)
-                self.ops.append(replace(op, free=False))
+                inputs = tuple(self._given(op, index) for index in range(len(op.inputs)))
+                self.ops.append(replace(op, inputs=inputs, free=False, fixed=True))
                 self.real.update(op.outputs)
         for tensor in self.net.outputs:
             self._real(tensor.name)
@@ -190,8 +192,8 @@ class _Pass:
             if source not in self.shapes:
                 self._real(op.inputs[0])
                 self.shapes[source] = picture
-                self._add("Reshape", source, (op.inputs[0],), picture, {"dim": list(picture)})
-                self.real.add(source)
+                self._add("Reshape", source, (op.inputs[0],), nhwc(picture), {"dim": nhwc(picture)})
+                self.pictures.add(source)
             self.bounds = {**self.bounds, source: self.bounds.get(op.inputs[0], op.inputs[0])}
         kernels = weight.reshape(len(weight), *picture[1:])
         inputs = self._weighted(op, source, kernels, (0, 2, 3, 1), made)
@@ -322,10 +324,11 @@ class _Pass:
         if name not in self.whole:
             made = self._quantisation(name)
             assert made is not None, "asked before"
-            target = self._fresh(f"{name}/quantised")
-            self._add(
-                "Quantize", target, (name,), self.shapes[name], {}, kind=UINT8, free=True, made=made
-            )
+            target, shape, given = self._fresh(f"{name}/quantised"), self.shapes[name], name
+            if len(shape) == 4 and name not in self.pictures:
+                given = self._fresh(f"{name}/nhwc")
+                self._add("Transpose", given, (name,), nhwc(shape), {"dims": [0, 2, 3, 1]})
+            self._add("Quantize", target, (given,), shape, {}, kind=UINT8, free=True, made=made)
             self.whole[name] = (target, made)
         return self.whole[name][0]
 
@@ -333,9 +336,38 @@ class _Pass:
         """See that a tensor is there in float32."""
         if name in self.real or name not in self.whole:
             return
-        source, _ = self.whole[name]
-        self._add("Dequantize", name, (source,), self.shapes[name], {}, kind=UINT8, free=True)
+        shape, (source, _) = self.shapes[name], self.whole[name]
+        made = self._fresh(f"{name}/nhwc") if len(shape) == 4 else name
+        self._add("Dequantize", made, (source,), shape, {}, kind=UINT8, free=True)
+        if len(shape) == 4:
+            self._add("Transpose", name, (made,), shape, {"dims": [0, 3, 1, 2]})
         self.real.add(name)
+
+    def _given(self, op: Op, index: int) -> str:
+        """What a float operation takes, in ONNX's order."""
+        name = op.inputs[index]
+        if name in self.pictures:  # it lies in NHWC
+            if name not in self.turned:
+                self.turned[name] = self._fresh(f"{name}/nchw")
+                about = {"dims": [0, 3, 1, 2]}
+                self._add("Transpose", self.turned[name], (name,), self.shapes[name], about)
+            return self.turned[name]
+        constant = self.net.constants.get(name)
+        turned = index == 0 or op.type in CONSTANTS_IN_NHWC
+        if constant is not None and constant.values.ndim == 4 and turned:
+            return self._unturned(name, constant.values)
+        self._real(name)
+        return name
+
+    def _unturned(self, name: str, values: np.ndarray) -> str:
+        """A constant that was written in NHWC, in ONNX's order: MACE turns those of four axes."""
+        if name not in self.turned:
+            values = values.transpose(0, 3, 1, 2)
+            flat, made = self._fresh(f"{name}/flat"), self._fresh(f"{name}/nchw")
+            self.constants[flat] = Constant(values.reshape(-1))
+            self._add("Reshape", made, (flat,), values.shape, {"dim": list(values.shape)})
+            self.turned[name] = made
+        return self.turned[name]
 
     def _add(
         self,
@@ -356,7 +388,7 @@ class _Pass:
             name += "_"
         self.ops.append(
             Op(
-                kind_word, name, inputs, (output,), (shape,), about, free,
+                kind_word, name, inputs, (output,), (shape,), about, free, not free,
                 kind=kind, quantisations=() if made is None else (made,),
             )
         )  # fmt: skip

@@ -39,7 +39,12 @@ STEADY, MOST_WARMUPS = 0.02, 5
 _AFFINITY = {"none": 0, "big": 1, "little": 2}
 _HINTS = {"default": 0, "low": 1, "normal": 2, "high": 3}
 
-_SAID = re.compile(r"([IWEF]) ([\w./-]+):(\d+)\] (.*)")
+_SAID = re.compile(r"([IWEF]) (\S.*?):(\d+)\] (.*)")
+_FAILED = " failed with error: "
+_RUNNING = ("net.cc", "flow.cc", "engine.cc")
+"""Ends of names of MACE's files that run networks: with --input_dir it goes on where they fail."""
+_REMARKS = {"env.cc", "thread_pool.cc", "file_system.cc"}
+"""MACE's files that call an error what a board may well lack: clocks to read, cores to pin."""
 _VERSION = re.compile(r"mace version: (.*)")
 _AVERAGE = re.compile(r"Average latency: (\d+(?:\.\d+)?(?:e[+-]?\d+)?) ms")
 _TIMES = re.compile(r"time +(\d+\.\d{3}) +(\d+\.\d{3}) +(\d+\.\d{3}) +(\d+\.\d{3})")
@@ -508,12 +513,17 @@ class Process:
         return bool(data)
 
     def _check(self) -> None:
-        """Raise ValueError with the first error or failed check that it speaks of."""
+        """Raise ValueError with the first error that it speaks of and that counts."""
         fresh, self._checked = self.lines[self._checked :], len(self.lines)
         for line in fresh:
             found = _SAID.fullmatch(line)
-            if found and found[1] in "EF":
-                raise ValueError(f"mace_run says: {found[4].strip()} ({found[2]}:{found[3]})")
+            if found is None:
+                continue
+            level, file, number, text = found.groups()
+            failed = level == "E" and Path(file).name not in _REMARKS
+            failed = failed or (_FAILED in text and file.endswith(_RUNNING))
+            if level == "F" or failed:
+                raise ValueError(f"mace_run says: {text.strip()} ({file}:{number})")
 
     def _ended(self) -> str:
         code = self._process.wait()

@@ -32,6 +32,8 @@ ALSO = ("pairs", f"opset {NEWEST_OPSET}", *(f"expand {kind}" for kind in EXPANDE
 
 SAFE = re.compile(r"[A-Za-z0-9_./:\-]+")
 """Names that mace_run's flags can tell."""
+CONSTANTS_IN_NHWC = frozenset({"Eltwise", "Concat"})
+"""Operations of which MACE takes every constant of four axes for NHWC; of others, the first."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./:\-]")
 _OTHER = "Use another backend for it, or end the network before it."
 _FLOAT = "MACE computes in float32: give and take tensors of that type alone."
@@ -93,6 +95,7 @@ class Translator:
         shapes: of tensors of wherry's own.
         done: nodes that others do already.
         bounds: tensors of wherry's own to those of the model whose range holds theirs.
+        aliases: tensors of wherry's own to those of the model that they are.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Translator:
         self.constants: dict[str, Constant] = {}
         self.refused: list[Unsupported] = []
         self.bounds: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.done: set[str] = set()
         self._handlers = handlers
@@ -133,7 +137,28 @@ class Translator:
         graph = self.graph.proto.graph
         inputs = [self._tensor(value.name) for value in self._inputs()]
         outputs = [self._tensor(value.name) for value in graph.output]
+        self._part_outputs([tensor.name for tensor in outputs])
         return Net(tuple(self.ops), dict(self.constants), tuple(inputs), tuple(outputs))
+
+    def _part_outputs(self, outputs: Sequence[str]) -> None:
+        """Give outputs that operations take another name within, and take them at the end.
+
+        MACE uses the memory of a tensor again behind the last operation that takes it, also where
+        it is an output.
+        """
+        taken = {name for op in self.ops for name in op.inputs}
+        inner = {name: self.graph.fresh(f"{name}/within") for name in outputs if name in taken}
+        for index, op in enumerate(self.ops):
+            given, made = (
+                tuple(inner.get(name, name) for name in names) for names in (op.inputs, op.outputs)
+            )
+            self.ops[index] = replace(op, inputs=given, outputs=made)
+        for name, within in inner.items():
+            shape = self.shape(name)
+            about: dict[str, Value] = {"dim": list(shape)}
+            own = self._op_name(f"wherry/output/{name}")
+            self.ops.append(Op("Reshape", own, (within,), (name,), (shape,), about))
+            self.bounds[within] = self.aliases[within] = name
 
     # --- what handlers ask -----------------------------------------------------------------------
 
@@ -216,12 +241,16 @@ class Translator:
         sizes = tuple(tuple(int(size) for size in shape) for shape in shapes)
         if any(size == 0 for shape in sizes for size in shape):
             raise RefusedError("Do without tensors that hold nothing.")
+        inputs = [
+            self._turned(name) if index == 0 or kind in CONSTANTS_IN_NHWC else name
+            for index, name in enumerate(inputs)
+        ]
         for name in inputs:
             self._take(name)
         self.ops.append(
             Op(
                 kind, self._op_name(nodes[-1].name), tuple(inputs), outputs, sizes,
-                {**arguments, **(about or {})}, free, tuple(node.name for node in nodes),
+                {**arguments, **(about or {})}, free, nodes=tuple(node.name for node in nodes),
             )
         )  # fmt: skip
 
@@ -261,6 +290,16 @@ class Translator:
         self.add("Reshape", node, [name], output, dim=list(self.shape(output)))
 
     # --- within ----------------------------------------------------------------------------------
+
+    def _turned(self, name: str) -> str:
+        """A constant of four axes in NHWC, which MACE turns when it loads; others as they are."""
+        values = self.constants[name].values if name in self.constants else self.value(name)
+        if values is None or values.ndim != 4:
+            return name
+        turned = f"{name}/nhwc"
+        if turned not in self.constants:
+            turned = self.constant(turned, values.transpose(0, 2, 3, 1))
+        return turned
 
     def _take(self, name: str) -> None:
         """What an operation takes: a constant of the model is written when it is first taken."""

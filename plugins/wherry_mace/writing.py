@@ -12,7 +12,7 @@ from wherry.keep import kept_nodes
 from wherry.normalise import Normalised
 from wherry.quantize.given import float_model, is_quantised
 from wherry_mace import deployment, operators
-from wherry_mace.format import UINT8, Net, classes, nchw, write
+from wherry_mace.format import AUTO, NCHW, UINT8, Net, classes, nchw, with_views_last, write
 from wherry_mace.quantise import quantise
 from wherry_mace.translate import ALSO, SAFE, rename
 
@@ -40,7 +40,8 @@ def convert(
     normal = context.normalised(model, ALSO)
     if options["converter"] == "checkout":
         return _by_checkout(model, normal, target, calibration, context)
-    walk = operators.translated(normal.model.proto(), whole=whole)
+    gpu = options["runtime"] == "gpu"
+    walk = operators.translated(normal.model.proto(), whole=whole, gpu=gpu)
     for found in operators.counted(walk.refused, normal.nodes, operators.kinds(model)):
         raise UnsupportedError(
             f"MACE cannot take {found.op_type}", where=f"node {found.node}", remedy=found.remedy
@@ -49,12 +50,13 @@ def convert(
     if whole:
         assert calibration is not None  # the backend asks for it
         net = _quantised(net, walk.bounds, normal, model, target, calibration, context)
-    net, names = rename(net)
+    net, names = rename(with_views_last(net))
     half = target.precision == "fp16"
     definition, data = write(net, MODEL, half=half, runtime=options["runtime"])
     (context.output / f"{MODEL}.pb").write_bytes(definition)
     (context.output / f"{MODEL}.data").write_bytes(data)
-    layers = _layers(net, normal, target.precision, {new: old for old, new in names.items()})
+    whose = {**walk.aliases, **{new: old for old, new in names.items()}}
+    layers = _layers(net, normal, target.precision, whose)
     provenance = {"tool": "wherry's own writer of MACE's format", "ops": len(net.ops)}
     artifact = _artifact(model, target, context, names, layers, provenance)
     # Beside the artifact and not of it: MACE's own tools read them, a board does not.
@@ -152,7 +154,8 @@ def _layers(
     made = {name for node in graph.node for name in node.output if name}
     layers = []
     for op in net.ops:
-        outputs = {op.stands_for or onnx_names.get(name, name): name for name in op.outputs}
+        said = {name: op.stands_for or name for name in op.outputs}
+        outputs = {onnx_names.get(word, word): name for name, word in said.items()}
         outputs = {name: mine for name, mine in outputs.items() if name in made}
         kind = "int8" if op.kind == UINT8 else "fp32" if precision == "int8" else precision
         layers.append(Layer(op.name, op.type, normal.originals(op.nodes), outputs, kind))
@@ -253,6 +256,11 @@ def expose(artifact: Artifact, model: Model, context: StepContext) -> Artifact:
             known.add(onnx_name)
             maker, index = makers[runtime]
             bindings.append(_exposed(definition, net, maker, index, runtime, onnx_name))
+    ends = set(net.output_tensor)
+    ops = sorted(definition.op, key=lambda op: op.type == "Reshape" and set(op.output) <= ends)
+    ops = [type(op).FromString(op.SerializeToString()) for op in ops]  # see `with_views_last`
+    del definition.op[:]
+    definition.op.extend(ops)
     (context.output / f"{MODEL}.pb").write_bytes(net.SerializeToString(deterministic=True))
     data = (artifact.directory / f"{MODEL}.data").read_bytes()
     (context.output / f"{MODEL}.data").write_bytes(data)
@@ -273,7 +281,7 @@ def _exposed(
 ) -> Binding:
     """Add an operation that gives a tensor under a name that mace_run can be told."""
     arguments = {argument.name: argument.i for argument in maker.arg}
-    free = arguments["data_format"] == 1000
+    free = arguments["data_format"] == AUTO
     written = tuple(maker.output_shape[index].dims)
     shape = nchw(written) if free else written
     name = f"wherry_exposed_{len(net.output_tensor)}"
@@ -281,13 +289,15 @@ def _exposed(
     if whole:
         operation = definition.op.add(name=name, type="Dequantize", output_type=[1])
         operation.output_shape.add(dims=written)
-        words = {"T": UINT8, "framework_type": 2, "data_format": 1000}
+        words = {"T": UINT8, "framework_type": 2, "data_format": AUTO}
     else:
         operation = definition.op.add(name=name, type="Reshape")
         operation.output_shape.add(dims=shape)
         operation.arg.add(name="dim", ints=shape)
         words = {"T": 1 if arguments["T"] == UINT8 else arguments["T"], "framework_type": 2}
-        words["data_format"] = 2
+        words["data_format"] = (
+            NCHW if arguments["data_format"] == AUTO else arguments["data_format"]
+        )
     operation.input.append(runtime)
     operation.output.append(name)
     for word, value in words.items():

@@ -37,6 +37,7 @@ class Call:
     given: list[Tensor]
     order: int
     has_order: bool
+    kept: bool
 
     def arg(self, name: str, default: Any = None) -> Any:
         return self.op.arguments.get(name, default)
@@ -56,7 +57,7 @@ class Call:
     def out(self, values: np.ndarray, index: int = 0, order: int | None = None) -> Tensor:
         """A result: float, or the real numbers of whole ones, which are rounded here."""
         order = self.order if order is None else order
-        order = order if values.ndim == 4 else NONE
+        order = order if values.ndim == 4 and not self.kept else NONE
         if not self.whole:
             return Tensor(values.astype(np.float32), order)
         scale, zero = self.op.quantised[index]

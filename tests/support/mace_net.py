@@ -29,6 +29,12 @@ class Interpreter:
     def __init__(self, network: Network) -> None:
         check(network.arguments.get("runtime_type") is not None, "no runtime_type")
         check(network.data_type in {1, 3}, "data_type", network.data_type)
+        taken = {name for op in network.operations for name in op.inputs}
+        for info in network.outputs:  # its memory is used again behind whoever takes it
+            check(info.name not in taken, info.name, "is an output, and overwritten")
+        ends = {info.name for info in network.outputs}
+        views = [op.type == "Reshape" and ends >= set(op.outputs) for op in network.operations]
+        check(views == sorted(views), "an output that is a view, and is overwritten")
         self.network = network
         self.free_order = NHWC if network.quantised else NCHW
 
@@ -62,8 +68,9 @@ class Interpreter:
     def _run(self, op: Operation, tensors: dict[str, Tensor]) -> None:
         order = op.arguments.get("data_format")
         free = order == AUTO
-        check(order in {AUTO, NCHW}, op.name, "has the order", order)
-        wanted = self.free_order if free else NCHW
+        # MACE takes NCHW for its own order, NHWC where it quantises, and does not turn arguments
+        check(order in {AUTO, NONE if self.network.quantised else NCHW}, op.name, "order", order)
+        wanted = self.free_order if free else order
         given = []
         for name in op.inputs:
             if name in tensors:
@@ -71,11 +78,17 @@ class Interpreter:
             else:
                 check(name in self.network.weights, op.name, "takes", name, "that nobody makes")
                 weight = self.network.weights[name]
-                given.append(Tensor(weight.values, NONE, weight.scale, weight.zero_point))
+                values = weight.values
+                turned = name == op.inputs[0] or op.type in {"Eltwise", "Concat"}
+                check(not turned or wanted != NONE or values.ndim != 4, name, "would be turned")
+                if turned and wanted == NCHW and values.ndim == 4:  # as MACE does when it loads
+                    check(values.dtype == np.float32, op.name, "takes whole numbers", name)
+                    values = values.transpose(0, 3, 1, 2)
+                given.append(Tensor(values, NONE, weight.scale, weight.zero_point))
         kernel = KERNELS.get(op.type)
         check(kernel is not None, "no operation", op.type)
         has_order = op.arguments.get("has_data_format", 0) == 1
-        made = kernel(Call(op, given, wanted, has_order))
+        made = kernel(Call(op, given, wanted or NCHW, has_order, kept=wanted == NONE))
         check(len(made) == len(op.outputs), op.name, "outputs")
         for index, (name, value) in enumerate(zip(op.outputs, made, strict=True)):
             self._check_output(op, index, value, wanted, free)

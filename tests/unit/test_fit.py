@@ -69,7 +69,8 @@ def network(seed=0, end="", damage=0.0):
 
 
 def parameters(**changes):
-    given = {"epochs": 4, "batch": 16, "learning_rate": 0.01, "held_out": 0.2, **changes}
+    given = {"epochs": 4, "batch": 16, "learning_rate": 0.01, "held_out": 0.2, "fold": False}
+    given |= changes
     return Fit(**given).model_dump(mode="json")
 
 
@@ -125,8 +126,18 @@ def test_what_was_lost_comes_back_and_the_graph_stays(job):
     changed = [
         k for k, v in weights(given).items() if not np.array_equal(v, weights(done.model)[k])
     ]
-    assert set(changed) == {"w", "b", "s", "t", "m", "v", "u", "k", "c"}
+    assert set(changed) == {"w", "s", "t", "m", "v", "u", "k", "c"}  # b means nothing to a norm
     onnx.checker.check_model(done.model, full_check=True)
+
+
+def test_batch_norms_are_folded_at_the_end(job):
+    whole, folded = fit.apply(job(epochs=1)), fit.apply(job(epochs=1, fold=True))
+    names = [node.name for node in whole.model.graph.node]
+    assert [node.name for node in folded.model.graph.node] == [n for n in names if n != "/n"]
+    x = torch.from_numpy(RANDOM.normal(size=(5, 2, 6, 6)).astype(np.float32))
+    made = [Network(done.model).eval()({"x": x})["y"].detach() for done in (whole, folded)]
+    torch.testing.assert_close(*made, rtol=1e-4, atol=1e-4)
+    assert content(fit.apply(job(epochs=1, fold=True))) == content(folded)
 
 
 def test_the_same_bytes_every_time_and_others_with_another_seed(job):
@@ -176,7 +187,7 @@ def test_zeros_stay_unless_they_may_grow(job):
     for name in ("w", "k"):
         np.testing.assert_array_equal(after[name] == 0, before[name] == 0)
     assert np.count_nonzero(after["c"]) == CLASSES  # a bias that is zero is no pruned weight
-    grown = weights(fit.apply(job(pruned, epochs=2, keep_zeros=False)).model)
+    grown = weights(fit.apply(job(pruned, epochs=2, keep_zeros=False, held_out=0)).model)
     assert np.count_nonzero(grown["w"]) > np.count_nonzero(before["w"])
 
 
@@ -343,6 +354,25 @@ def test_a_shifted_picture_is_the_picture_moved(most, seed):
         assert any(fits)
 
 
+def test_what_batch_norms_remember_is_of_the_weights_as_they_are(job):
+    """A channel without weights has no deviation: whatever limps there would be divided by none."""
+    dead = network(damage=0.5)
+    for tensor in dead.graph.initializer:
+        if tensor.name == "w":
+            value = numpy_helper.to_array(tensor).copy()
+            value[:4] = 0
+            tensor.CopyFrom(numpy_helper.from_array(value, "w"))
+    work = job(dead, epochs=1, held_out=0)
+    done = fit.apply(work)
+    net = Network(done.model, outputs=["n"])
+    x = torch.from_numpy(np.load(work.data["training"].inputs["x"])[:, 0])
+    with torch.no_grad():
+        judged, trained = net.eval()({"x": x})["n"], net.train()({"x": x})["n"]
+    scale = float(trained.square().mean().sqrt())
+    assert float((judged - trained).abs().max()) < 0.5 * scale
+    np.testing.assert_allclose(weights(done.model)["m"][:4], 0.1, rtol=1e-5)
+
+
 class Noting(loop.Hook):
     """Trains masked weights while dense ones are updated (Guo et al. 2016), and notes the calls."""
 
@@ -380,8 +410,8 @@ def test_hooks_are_called_around_every_step(job):
     assert net.weights["w"][:4].any() and state.step == 2 and lesson.score is None
 
 
-def test_by_the_host_with_the_batch_norms_put_back(tmp_path, monkeypatch):
-    """[bn.restore, fit] on a network whose batch norms were folded, each in its own process."""
+def test_by_the_host_with_the_batch_norms_put_back_and_filters_cut(tmp_path):
+    """[bn.restore, prune.filters, bn.reestimate, fit], each in a process of its own."""
     host = Host.load()
     onnx.save(network(), tmp_path / "given.onnx")
     original = Model.load(tmp_path / "given.onnx").with_static_shapes({}, tmp_path)
@@ -394,11 +424,15 @@ def test_by_the_host_with_the_batch_norms_put_back(tmp_path, monkeypatch):
 
     restored, told = apply(original, "bn.restore")
     assert told == {"batch_norms_before": 1, "batch_norms_added": 1}
-    fitted, told = apply(restored, "fit", epochs=1, batch=16)
+    pruned, told = apply(restored, "prune.filters", macs=0.7, round_to=1)
+    assert told["macs_after"] < told["macs_before"]
+    again, told = apply(pruned, "bn.reestimate")
+    assert told["batch_norms"] == 2  # they are pruned as the convolutions are
+    fitted, told = apply(again, "fit", epochs=1, batch=16)
     assert told["batch_norms"] == 2
     kinds = [node.op_type for node in fitted.proto().graph.node]
-    assert kinds.count("BatchNormalization") == 2
-    names = {node.name for node in original.proto().graph.node}
-    assert names <= {node.name for node in fitted.proto().graph.node}
+    assert "BatchNormalization" not in kinds
+    names = {node.name for node in original.proto().graph.node} - {"/n"}  # that was folded
+    assert names == {node.name for node in fitted.proto().graph.node}
     said = "".join(path.read_text() for path in tmp_path.glob("*/log"))
     assert "epoch 1 of 1, step 3 of 3" in said

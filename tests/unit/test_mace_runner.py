@@ -205,6 +205,30 @@ def test_endless_retries_end_at_once(program):
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("E mace/port/linux_base/env.cc:87] failed to open cpuinfo_max_freq", None),
+        ("E /home/a b/mace/utils/thread_pool.cc:154] Fail to get cpu max frequencies", None),
+        ("I mace/core/net/serial_net.cc:140] op->Forward(&c) failed with error: no", "error: no"),
+        ("E /home/a b/opencl_executor.cc:488] Failed to create OpenCL Context: 5", "Context: 5"),
+        ("F mace/port/linux_base/env.cc:1] Check failed", "Check failed"),
+        ("I mace/runtimes/cpu/cpu_runtime.cc:76] GetCPUMaxFreq(&f) failed with error: no", None),
+        ("W mace_run.cc:1] Set cpu affinity failed.", None),
+    ],
+)
+def test_errors_that_count(program, line, words):
+    process = runner.Process([program(f"print({line!r})")], 60)
+    try:
+        if words is None:
+            process.finish()
+        else:
+            with pytest.raises(ValueError, match=words):
+                process.finish()
+    finally:
+        process.end()
+
+
 def test_a_hang_ends_at_its_limit_and_nothing_is_left(program):
     tool = program("import time; print('I x.cc:1] here'); time.sleep(600)")
     process = runner.Process([tool], 1.5)

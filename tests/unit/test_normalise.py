@@ -228,6 +228,17 @@ def test_optional_rewrite(made, name):
     assert " ".join(made(text, [name], opset=opset)[1]) == operators
 
 
+def test_batch_norms_stay_where_that_is_asked_for(made):
+    text = """(float[1,2,4,4] x) => (float[1,3,2,2] y) <float[3,2,3,3] w, float[3] s, float[3] b,
+    float[3] m, float[3] v> { c = Conv(x, w) n = BatchNormalization(c, s, b, m, v)
+    i = Identity(n) y = Relu(i) }"""
+    assert made(text, {f"{normal.KEEP}batch norm"})[1] == [
+        "Conv",
+        "BatchNormalization",
+        "Relu",
+    ]
+
+
 def test_a_split_says_how_long_its_parts_are(made):
     text = "(float[7] x) => (float[4] y, float[3] z) { y, z = Split<num_outputs = 2>(x) }"
     result, _ = made(text, opset=18)

@@ -443,6 +443,24 @@ def test_what_a_living_process_builds_stays_and_what_a_killed_one_built_is_swept
     assert left_over(store) == []
 
 
+def test_what_an_interrupted_step_left_waits_a_week(store):
+    folders = [store.unfinished(key(n)) for n in range(3)]
+    for age, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint").touch()
+        days = time.time() - age * 5 * 86_400
+        os.utime(folder, (days, days))
+    with store.lock(key(2)):  # a run goes on from it
+        gc(store)
+    assert [folder.exists() for folder in folders] == [True, True, True]
+    gc(store, dry_run=True)
+    assert folders[2].exists()
+    gc(store)
+    assert [folder.exists() for folder in folders] == [True, True, False]
+    gc(store, max_age=timedelta(days=1))
+    assert [folder.exists() for folder in folders] == [True, False, False]
+
+
 def test_gc_keeps_what_a_living_process_uses(store):
     for n in (0, 1):
         put(Store(store.root), key(n))

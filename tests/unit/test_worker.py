@@ -34,7 +34,7 @@ class Bench:
         self.script = folder / "wherry_demo" / "convert.py"
         self.script.parent.mkdir()
 
-    def run(self, body, request=None, *, cancelled=None, **limits):
+    def run(self, body, request=None, *, cancelled=None, progress=None, **limits):
         self.script.write_text(PRELUDE + textwrap.dedent(body), encoding="utf-8")
         return run_tool(
             Path(sys.executable),
@@ -44,6 +44,7 @@ class Bench:
             log=self.log,
             limits=Limits(**{"time_s": 60, **limits}),
             cancelled=cancelled,
+            **({"progress": progress} if progress else {}),
         )
 
     def fails(self, body, kind=ToolError, **options):
@@ -82,6 +83,22 @@ def test_the_answer_comes_back_and_the_output_is_in_the_log(bench):
     assert got == {"twice": 42}
     assert "hello\nto stderr\n" in bench.logged()
     assert str(bench.script) in bench.logged()
+
+
+def test_what_a_tool_says_it_is_doing_is_passed_on(bench):
+    said = []
+    bench.run(
+        """\
+        print("wherry-progress: one", flush=True)
+        sys.stdout.write("wherry-prog"); sys.stdout.flush(); time.sleep(0.3)
+        print("ress: t\\x1b[1mwo"); print("not wherry-progress: three", flush=True)
+        time.sleep(0.3)
+        os.write(1, b"x" * 100_000 + b"wherry-progress: four\\n")
+        answer({})""",
+        progress=said.append,
+    )
+    assert said == ["one", "t[1mwo"]
+    assert "wherry-progress: one" in bench.logged()
 
 
 def test_two_tools_share_a_log_and_a_scratch_folder(bench):

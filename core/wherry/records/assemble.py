@@ -119,6 +119,8 @@ def _result(
         "calibration": None,
         "parity": None,
         "size_bytes": None,
+        "packed_bytes": None,
+        "gzip_bytes": None,
         "peak_memory_bytes": None,
         "energy_mj": None,
         "sustained": None,
@@ -144,6 +146,9 @@ def _result(
     converted: Converted | None = converted_outcome.value if converted_outcome else None
     if converted is not None:
         result["size_bytes"] = converted.artifact.size_bytes
+        if (packing := converted.artifact.packing) is not None:
+            result["packed_bytes"] = packing.size_bytes
+            result["gzip_bytes"] = packing.gzip_bytes
         result["artifact"] = f"sha256:{converted.artifact.digest}"
         result["provenance"] = dict(converted.artifact.provenance)
 

@@ -48,7 +48,7 @@ def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
                     " to ".join(words.ms_text(end) for end in latency["ci95_ms"]),
                     words.speedup_text(result["speedup_vs_fp32"]),
                     *(words.metric_text(result["metrics"].get(name)) for name in metrics),
-                    words.bytes_text(result["size_bytes"]),
+                    words.size_text(result),
                     *(words.energy_text(result["energy_mj"]) for _ in energy),
                     words.marks(result),
                 ]

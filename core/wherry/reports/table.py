@@ -33,8 +33,8 @@ def render(record: RunRecord) -> str:
         **{f"parity.{key}": ("parity", key) for key in ("sqnr_db", "cosine")},
         **{
             key: (key,)
-            for key in ("size_bytes", "peak_memory_bytes", "energy_mj", "speedup_vs_fp32", "pareto",
-                        "cached", "artifact", "error")
+            for key in ("size_bytes", "packed_bytes", "gzip_bytes", "peak_memory_bytes",
+                        "energy_mj", "speedup_vs_fp32", "pareto", "cached", "artifact", "error")
         },
         **{
             f"sustained.{key}": ("sustained", key)

@@ -123,7 +123,13 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
     for name in metrics:
         cells = [words.metric_text(result["metrics"].get(name)) for result in results]
         columns.append(_Column(name, cells))
-    for head, key in (("size", "size_bytes"), ("memory", "peak_memory_bytes")):
+    for head, key in (
+        ("size", "size_bytes"),
+        ("packed", "packed_bytes"),
+        ("memory", "peak_memory_bytes"),
+    ):
+        if key == "packed_bytes" and all(result[key] is None for result in results):
+            continue
         columns.append(_Column(head, [words.bytes_text(r[key]) for r in results], optional=True))
     if any(result["energy_mj"] is not None for result in results):
         energies = [words.energy_text(result["energy_mj"]) for result in results]

@@ -70,6 +70,13 @@ def bytes_text(count: int | None) -> str:
     return f"{size:.1f} GB"
 
 
+def size_text(result: Result) -> str:
+    """An artifact's size, and what is sent of it where it travels packed."""
+    text = bytes_text(result["size_bytes"])
+    packed = result["packed_bytes"]
+    return text if packed is None else f"{text}, packed {bytes_text(packed)}"
+
+
 def energy_text(value: float | None) -> str:
     """Millijoules to three significant digits, from 100 on whole ones; or a dash."""
     if value is None:

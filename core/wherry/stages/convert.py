@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wherry.artifact import Artifact
+from wherry.artifact import CONTAINERS, Artifact
 from wherry.calibration import Calibration
 from wherry.errors import (
     EnvironmentError_,
@@ -18,6 +18,7 @@ from wherry.errors import (
     UnsupportedError,
 )
 from wherry.keep import kept_nodes
+from wherry.packing.artifacts import pack_artifact, travels_packed
 from wherry.parity import Parity
 from wherry.stages.context import (
     FILES,
@@ -28,7 +29,7 @@ from wherry.stages.context import (
     take_or_build,
     take_or_build_locked,
 )
-from wherry.stages.keys import normalise_code, own_lock, plugin_code
+from wherry.stages.keys import normalise_code, own_lock, packing_code, plugin_code
 from wherry.stages.parity import Comparison
 from wherry.store import Key
 from wherry.target import Backend, Target, Unsupported, split_options
@@ -77,6 +78,9 @@ def run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResul
         )
         artifact = services.host.convert(model, target, calibration, inner)
         _check_artifact(artifact, model, target, inner)
+        if travels_packed(model):
+            context.progress("packing")
+            artifact = pack_artifact(artifact, context.output / CONTAINERS)
         (context.output / ARTIFACT_FILE).write_text(json.dumps(artifact.to_json(), indent=1))
 
     # The lock is held until parity is known, so that nobody takes an artifact that is then removed.
@@ -122,6 +126,7 @@ def _convert_key(
             "tool": None if converter is None else services.environment_lock(converter),
             "host": own_lock(),
             "calibration": None if calibration is None else calibration.digest,
+            **({"packing": packing_code()} if travels_packed(model) else {}),
         },
     )
 

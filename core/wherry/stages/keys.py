@@ -53,6 +53,12 @@ def normalise_code() -> str:
     return files_digest((OWN / "reference.py", *(OWN / "normalise").glob("*.py")))
 
 
+@cache
+def packing_code() -> str:
+    """sha256 over what makes containers."""
+    return files_digest(tuple((OWN / "packing").glob("*.py")))
+
+
 def plugin_code(services: Services, kind: str, name: str, files: tuple[Path, ...]) -> str:
     """sha256 over the files that a descriptor names, or else over all of its plugin's.
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .incoming import Incoming, Partial
+from .unpack import ContainerError, unpack
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 SPARE_BYTES = 16 << 20  # left free on the board's disk
@@ -98,6 +99,38 @@ class BoardStore:
                 f"free at {self._blobs}, and {SPARE_BYTES} stay free"
             )
         return Receiver(partial, final, digest, size, self._received)
+
+    def unpack(self, container: str, digest: str, size: int) -> None:
+        """Make a file of its container, which is then removed.
+
+        Args:
+            container: sha256 of a file of the store.
+            digest: of the file.
+            size: of the file, bytes.
+
+        Raises:
+            DamagedError: the container was damaged on the disk since it came; removed: send it
+                again.
+            BoardStoreError: it is no container of that file, or there is not enough space.
+        """
+        blob = self._blob(container)
+        try:
+            data = blob.read_bytes()
+        except OSError as error:
+            raise DamagedError([container]) from error
+        if hashlib.sha256(data).hexdigest() != container:
+            blob.unlink()
+            raise DamagedError([container])
+        receiver = self.receive(digest, size)
+        try:
+            unpack(data, lambda piece: receiver.write(memoryview(piece)), size)
+        except ContainerError as error:
+            receiver.drop()
+            raise BoardStoreError(f"cannot unpack the file {digest}: {error}") from error
+        if not self._has(digest):
+            receiver.drop()
+            raise BoardStoreError(f"the container holds less than the file {digest}")
+        blob.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave what was begun."""
@@ -252,6 +285,10 @@ class Receiver:
         # folders share the file: nobody may write into it
         self._partial.move(self._final, 0o440)
         self._received.add(self._digest)
+
+    def drop(self) -> None:
+        """Remove what was written."""
+        self._partial.drop()
 
     def close(self) -> None:
         """The host is gone: keep what has arrived."""

@@ -64,6 +64,7 @@ class Service:
             "end_run": self._end_run,
             "missing": self._missing,
             "put": self._put,
+            "unpack": self._unpack,
             "tree": self._tree,
             "execute": self._execute,
             "environment": self._environment,
@@ -195,6 +196,19 @@ class Service:
             raise
         del self._receivers[number]
         return {"taken": receiver.taken}
+
+    def _unpack(self, frame: Frame) -> None:
+        """A file of the store from its container there; beside the conversation: it takes long."""
+        header = frame.header
+
+        def work() -> dict[str, Any]:
+            try:
+                self._store.unpack(header["container"], header["sha256"], int(header["size"]))
+            except DamagedError as error:
+                return {"damaged": error.digests}
+            return {}
+
+        self._beside(header["id"], work)
 
     def _tree(self, frame: Frame) -> None:
         """A folder of files of the store; beside the conversation: it may compare gigabytes."""

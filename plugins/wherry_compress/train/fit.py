@@ -37,6 +37,7 @@ from wherry_compress.train.network import Network
 
 _CLOSE = 1e-3  # of an output's root mean square: torch and ONNX Runtime round differently
 _SCORED = 256  # samples at a time
+_SETTLING = 16  # batches
 
 
 def apply(job: Job) -> Done:
@@ -55,7 +56,18 @@ def apply(job: Job) -> Done:
         told = json.loads((result / "figures.json").read_text())
     if "refused" in told:
         raise _diverged(told["refused"])
-    return Done(network.proto(), told["figures"], tuple(told["warnings"]))
+    made = network.proto()
+    if job.parameters["fold"] and network.batch_norms:
+        made = _folded(made, job.scratch)
+    return Done(made, told["figures"], tuple(told["warnings"]))
+
+
+def _folded(model: onnx.ModelProto, scratch: Path) -> onnx.ModelProto:
+    """The normal form; it is proved to be equal."""
+    folder = scratch / "folded"
+    folder.mkdir()
+    onnx.save(model, folder / "fitted.onnx")
+    return normalise(Model.load(folder / "fitted.onnx"), folder).model.proto()
 
 
 def set_up(device: str) -> torch.device:
@@ -91,6 +103,9 @@ def student(job: Job, *, outputs: Sequence[str] = ()) -> Network:
     )
     if not network.weights:
         raise Refusal("the network has no weights that could be trained")
+    if parameters["batch_norm"] == "batch":
+        for name in network.idle_biases():
+            network.weights[name].requires_grad_(requires_grad=False)
     _prove(network, model, job.data["training"])
     return network
 
@@ -257,6 +272,31 @@ class KeepZeros(Hook):
                 state.network.weights[name].mul_(mask)
 
 
+class Settle(Hook):
+    """Before the network is judged, its batch norms' statistics are measured on some batches.
+
+    What they remember of the steps before is of weights that have moved since.
+    """
+
+    def __init__(self, samples: Taught, batch: int, group: processes.Group) -> None:
+        self._samples = samples
+        self._batch = batch
+        self._group = group
+
+    def after_epoch(self, state: State) -> None:
+        """With batches that lie apart, the same in every epoch."""
+        count = len(self._samples) // self._batch
+        chosen = range(0, count, -(-count // _SETTLING))
+        size = self._group.size
+        mine = [index for place, index in enumerate(chosen) if place % size == self._group.rank]
+        batches = (
+            self._samples.batch(range(index * self._batch, (index + 1) * self._batch), None)
+            for index in mine or chosen[:1]
+        )
+        state.network.settle(batches)
+        self._group.average_statistics(state.network)
+
+
 def _trained(
     group: processes.Group, job: Job, answers: dict[str, Path], network: Network
 ) -> dict[str, Any]:
@@ -272,6 +312,7 @@ def _trained(
     zeros = KeepZeros(network)
     if job.parameters["keep_zeros"] and zeros.names:
         hooks.append(zeros)
+    hooks.append(Settle(lesson.samples, job.parameters["batch"], group))
     place = None if job.unfinished is None else Checkpoints(job.unfinished)
     before = None
     if lesson.score is not None:
@@ -304,7 +345,7 @@ def _trained(
             warnings.append(
                 "fit made nothing better on the held-out samples: the network is as it was given"
             )
-    if hooks:
+    if zeros.names and job.parameters["keep_zeros"]:
         figures["weights_with_zeros"] = len(zeros.names)
     return {"figures": figures, "warnings": warnings}
 

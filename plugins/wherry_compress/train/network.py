@@ -229,6 +229,38 @@ class Network(nn.Module):
         super().train(mode)
         return self
 
+    def idle_biases(self) -> list[str]:
+        """Biases that a batch norm behind them takes away again, while it uses the batch's mean.
+
+        Their gradient is rounding alone, and an optimiser that scales gradients (Adam) makes steps
+        of it, after which the means that are remembered limp.
+        """
+        readers: dict[str, set[str]] = {}
+        for node in self._proto.graph.node:
+            for name in node.input:
+                readers.setdefault(name, set()).add(node.op_type)
+        return [
+            node.input[2]
+            for node in self._proto.graph.node
+            if node.op_type in {"Conv", "ConvTranspose"}
+            and len(node.input) > 2
+            and node.input[2] in self.weights
+            and readers.get(node.output[0]) == {"BatchNormalization"}
+            and node.output[0] not in self.outputs
+        ]
+
+    def settle(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Set the statistics of batch norms to their mean over some batches; weights stay."""
+        if not self.batch_norms or self._fixed:
+            return
+        kept = self._mode.momentum
+        self.train()
+        with torch.no_grad():
+            for index, batch in enumerate(batches):
+                self._mode.momentum = 1 / (index + 1)
+                self(batch)
+        self._mode.momentum = kept
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Tensor to its shape in one inference."""

@@ -121,6 +121,11 @@ class Fit(Training):
     keep_zeros: bool = Field(
         default=True, description="weights that are exactly zero (pruned ones) stay so"
     )
+    fold: bool = Field(
+        default=True,
+        description="batch norms are folded into the layers before them at the end; false: they "
+        "stay, for passes that come after",
+    )
 
 
 MEMBERS = (

@@ -155,6 +155,8 @@ def result_of(
         "calibration": {"method": "minmax", "samples": 200} if measured else None,
         "parity": {"sqnr_db": 120.0, "cosine": 1.0} if measured else None,
         "size_bytes": 388_190 if measured else None,
+        "packed_bytes": None,
+        "gzip_bytes": None,
         "peak_memory_bytes": 13_529_088 if measured else None,
         "energy_mj": None,
         "sustained": None,

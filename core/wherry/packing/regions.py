@@ -1,0 +1,379 @@
+"""Finds where a file has runs of few distinct words: weights that share their values.
+
+Nothing is known of the file's format. At each alignment, blocks of words and all unions of 2, 4,
+8... of them are priced, as they are and as a codebook with the entropy of its indices, and the
+cheapest cut into such blocks is found (best basis: Coifman and Wickerhauser 1992). The prices say
+which alignment is the cheapest where (a shortest path, as in Viterbi 1967), and the blocks there
+are grown from their middle to the words where their codebook ends. Of those that overlap, the set
+that saves most is taken, and what lies between is looked at again.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from wherry.packing.known import known
+from wherry.packing.region import Region, words_at
+from wherry.packing.tables import Table
+
+WIDTHS = (4, 2)
+"""Bytes of the words that are looked for."""
+
+MOST_ENTRIES = 1 << 14
+"""Of a codebook."""
+
+_PIECE = 1 << 21  # bytes that are looked at together
+_BLOCK_BYTES = 256
+_SAMPLE_BYTES = 2048
+_ENTRY = 6.0  # bits for the length of a code, and for its word where that is a multiple of a step
+_OVERHEAD = 160.0  # bits of a region, besides its entries
+_STORED = 0.92  # of a byte of float weights that is deflated
+_OVERLAP = 32  # bytes
+_SURE = 32  # words
+_SAMPLE_WORDS = 1 << 14
+_ROUNDS = 4
+_SWITCH = 320.0  # bits, to go on at another alignment
+
+
+def find(data: bytes) -> list[Region]:
+    """The regions of a file in their order; they do not overlap."""
+    return [
+        region
+        for offset in range(0, len(data), _PIECE)
+        for region in _within(memoryview(data)[offset : offset + _PIECE], offset, _ROUNDS)
+    ]
+
+
+def _within(data: memoryview, offset: int, rounds: int) -> list[Region]:
+    """The regions of a part of a file, and then those between them."""
+    chosen = _chosen(_grown(data))
+    if not chosen:
+        return []
+    found: list[Region] = []
+    at = 0
+    for region in [*chosen, Region(len(data), len(data), 1)]:
+        if rounds > 1 and region.start - at >= 2 * _BLOCK_BYTES:
+            found += _within(data[at : region.start], at, rounds - 1)
+        found.append(region)
+        at = region.stop
+    del found[-1]
+    for _ in range(_ROUNDS if rounds == _ROUNDS else 0):
+        more = known(data, found)
+        if not more:
+            break
+        found = sorted([*found, *more], key=lambda region: region.start)
+    if rounds == _ROUNDS:
+        found = _aligned(data, found)
+    return [Region(each.start + offset, each.stop + offset, each.width) for each in found]
+
+
+def _aligned(data: memoryview, found: Sequence[Region]) -> list[Region]:
+    """The same regions, moved by parts of a word where the codebook is cheaper there.
+
+    Where some bytes of all words are alike, the words are as few at another alignment, but no
+    multiples of a step.
+    """
+    moved: list[Region] = []
+    stops = [each.start for each in found[1:]] + [len(data)]
+    for region, last in zip(found, stops, strict=True):
+        first = moved[-1].stop if moved else 0
+        best, least = region, float("inf")
+        for shift in sorted(range(1 - region.width, region.width), key=abs):
+            start, stop = region.start + shift, region.stop + shift
+            if start < first or stop > last:
+                start += region.width if start < first else 0
+                stop -= region.width if stop > last else 0
+            sample = data[start : min(stop, start + _SAMPLE_WORDS * region.width)]
+            words = np.frombuffer(sample, f"<u{region.width}")
+            if len(words):
+                # what is left out at either end is not coded
+                bits = Table.of(words, region.width).bits
+                bits += 8.0 * (region.stop - region.start - (stop - start))
+                if bits < least:
+                    best, least = Region(start, stop, region.width), bits
+        moved.append(best)
+    return moved
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    region: Region
+    gain: float
+
+
+def _chosen(candidates: Sequence[_Candidate]) -> list[Region]:
+    """Those that together save most and do not overlap but for some words, which one loses."""
+    ordered = sorted(candidates, key=lambda each: (each.region.stop, each.region.start))
+    stops = [each.region.stop - _OVERLAP for each in ordered]
+    best = [0.0]
+    before: list[int] = []
+    for index, each in enumerate(ordered):
+        before.append(bisect_right(stops, each.region.start, 0, index))
+        best.append(max(best[-1], best[before[-1]] + each.gain))
+    taken: list[Region] = []
+    index = len(ordered)
+    while index:
+        if best[index] > best[index - 1]:
+            taken.append(ordered[index - 1].region)
+            index = before[index - 1]
+        else:
+            index -= 1
+    found: list[Region] = []
+    at = 0
+    for region in reversed(taken):
+        start = max(region.start, at + (region.start - at) % region.width)
+        if region.stop > start:
+            found.append(Region(start, region.stop, region.width))
+            at = region.stop
+    return found
+
+
+def _grown(data: memoryview) -> list[_Candidate]:
+    """Candidates; they may overlap."""
+    places = [(width, phase) for width in WIDTHS for phase in range(width)]
+    blocks = len(data) // _BLOCK_BYTES + 1
+    prices = [_deflated(data, blocks)]
+    for width, phase in places:
+        _, words = words_at(data, width, phase, 0, len(data))
+        prices.append(np.full(blocks, np.inf))
+        own = _Words(words, width)
+        priced = own.prices()
+        prices[-1][: len(priced)] = priced
+    found: dict[Region, float] = {}
+    for which, first, last in _path(np.array(prices)):
+        if which:
+            width, phase = places[which - 1]
+            span = (last - first + 64) * _BLOCK_BYTES
+            start = max(0, first * _BLOCK_BYTES - span)
+            offset, words = words_at(data, width, phase, start, last * _BLOCK_BYTES + span)
+            core = [(each * _BLOCK_BYTES - offset) // width for each in (first, last)]
+            for one, other, price in _Words(words, width).regions(max(0, core[0]), core[1]):
+                found[Region(offset + one * width, offset + other * width, width)] = price
+    return [
+        _Candidate(region, stored - price)
+        for region, price in found.items()
+        if (stored := 8.0 * len(zlib.compress(data[region.start : region.stop], 1))) > price
+    ]
+
+
+def _deflated(data: memoryview, blocks: int) -> np.ndarray:
+    """Bits of each block where it is not coded."""
+    found = np.zeros(blocks)
+    for start in range(0, len(data), _SAMPLE_BYTES):
+        chunk = data[start : start + _SAMPLE_BYTES]
+        bits = 8.0 * len(zlib.compress(chunk, 1)) * _BLOCK_BYTES / len(chunk)
+        first = start // _BLOCK_BYTES
+        found[first : first + _SAMPLE_BYTES // _BLOCK_BYTES] = bits
+    return found
+
+
+def _path(prices: np.ndarray) -> list[tuple[int, int, int]]:
+    """Runs of blocks (which row, first block, block behind the last) of the least sum.
+
+    Args:
+        prices: [rows, blocks].
+    """
+    rows, blocks = prices.shape
+    came = np.zeros((blocks, rows), np.int64)
+    cost = prices[:, 0].copy()
+    for block in range(1, blocks):
+        best = int(np.argmin(cost))
+        stay = cost <= cost[best] + _SWITCH
+        came[block] = np.where(stay, np.arange(rows), best)
+        cost = np.where(stay, cost, cost[best] + _SWITCH) + prices[:, block]
+    row = int(np.argmin(cost))
+    path = [row]
+    for block in range(blocks - 1, 0, -1):
+        row = int(came[block][row])
+        path.append(row)
+    taken = np.array(path[::-1])
+    edges = [0, *(np.flatnonzero(np.diff(taken)) + 1).tolist(), blocks]
+    return [(int(taken[i]), i, j) for i, j in pairwise(edges)]
+
+
+class _Words:
+    """A piece as words of one alignment.
+
+    Args:
+        words: of it.
+        width: bytes of each.
+    """
+
+    def __init__(self, words: np.ndarray, width: int) -> None:
+        self._bits = 8 * width
+        self._block = _BLOCK_BYTES // width
+        self._zero: int | None = 0
+        if width == 2:  # of so few possible words no list is needed
+            self._ids = words.astype(np.int64)
+            self._counts = np.bincount(words, minlength=1 << 16)
+        else:
+            values, ids, self._counts = np.unique(words, return_inverse=True, return_counts=True)
+            self._ids = ids.reshape(-1)
+            self._zero = 0 if len(values) and values[0] == 0 else None
+        self._many = len(self._counts)
+
+    def prices(self) -> np.ndarray:
+        """Of each block within the cheapest cut, bits; an entry is paid for where it is used."""
+        found = np.full(-(-len(self._ids) // self._block), self._stored(self._block))
+        for start, stop, _ in self._best():
+            ids = self._ids[start:stop]
+            if self._many < 4 * len(ids):
+                places, counts = ids, np.maximum(np.bincount(ids, minlength=self._many), 1)
+            else:
+                _, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
+            entry = math.log2(stop - start) - np.log2(counts) + (self._bits + _ENTRY) / counts
+            blocks = np.arange(start, stop) // self._block
+            first = start // self._block
+            sums = np.bincount(blocks - first, entry[places.reshape(-1)])
+            found[first : first + len(sums)] = sums
+        return found
+
+    def regions(self, first: int, last: int) -> list[tuple[int, int, float]]:
+        """(first word, word behind the last, bits) of what grows from some of the words."""
+        found = []
+        cut = [(a, b) for a, b, _ in self._best() if a < last and b > first]
+        for start, stop in self._joined(cut):
+            one, other = self._grow(max(start, first), min(stop, last))
+            quarter = (other - one) // 4
+            if quarter > _SURE:  # again from what is surely of it
+                one, other = self._grow(one + quarter, other - quarter)
+            if other > one:
+                found.append((one, other, self._price(one, other)))
+        return found
+
+    def _grow(self, start: int, stop: int) -> tuple[int, int]:
+        """From the middle of a run of words to where its own words end on either side.
+
+        Zeros are no sign of a codebook.
+        """
+        core = self._ids[start:stop]
+        counts = np.bincount(core, minlength=self._many)
+        score = np.where(counts >= max(2, len(core) // 512), 1.0, -1.0)
+        if self._zero is not None:
+            score[self._zero] = 0.0
+        scores = score[self._ids]
+        middle = (start + stop) // 2
+        right = np.cumsum(scores[middle:])
+        left = np.cumsum(scores[:middle][::-1])
+        stop = middle + int(np.argmax(right)) + 1
+        return (middle - int(np.argmax(left)) - 1 if len(left) and left.max() > 0 else middle), stop
+
+    def _best(self) -> list[tuple[int, int, float]]:
+        """The coded blocks of the cheapest cut: first word, word behind the last, bits."""
+        if np.count_nonzero(self._counts == 1) >= 0.98 * len(self._ids):
+            return []  # hardly a word comes twice, or there is none
+        total = len(self._ids)
+        seldom = self._counts[self._ids] == 1
+        block = np.arange(total, dtype=np.int64) // self._block
+        sizes = np.bincount(block).astype(np.float64)
+        rare = np.bincount(block[seldom], minlength=len(sizes)).astype(np.float64)
+        keys, counts = np.unique(
+            block[~seldom] * self._many + self._ids[~seldom], return_counts=True
+        )
+        levels: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # see `_cut`
+        least: np.ndarray | None = None
+        while True:
+            price = self._prices(keys // self._many, counts, rare, sizes)
+            stored = _STORED * self._bits * sizes
+            own = np.minimum(price, stored)
+            if least is not None:
+                padded = np.append(least, 0.0) if len(least) % 2 else least
+                halves = padded[0::2] + padded[1::2]
+                whole = own < halves
+                own = np.minimum(own, halves)
+            else:
+                whole = np.ones(len(own), bool)
+            levels.append((whole, price < stored, price))
+            if len(sizes) == 1:
+                break
+            least = own
+            keys, counts = _halved(keys, counts, self._many)
+            sizes, rare = (_pairs(values) for values in (sizes, rare))
+        return self._cut(levels)
+
+    def _cut(
+        self, levels: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    ) -> list[tuple[int, int, float]]:
+        """The coded blocks, from the largest down.
+
+        Args:
+            levels: for blocks of each size: whether one stays whole, whether it is coded, bits.
+        """
+        found: list[tuple[int, int, float]] = []
+        open_blocks = [(len(levels) - 1, 0)]
+        while open_blocks:
+            level, index = open_blocks.pop()
+            whole, coded, price = levels[level]
+            if whole[index]:
+                if coded[index]:
+                    size = self._block << level
+                    stop = min((index + 1) * size, len(self._ids))
+                    found.append((index * size, stop, float(price[index])))
+            elif level:
+                below = len(levels[level - 1][0])
+                children = [(level - 1, 2 * index + 1), (level - 1, 2 * index)]
+                open_blocks += [child for child in children if child[1] < below]
+        return sorted(found)
+
+    def _prices(
+        self, owners: np.ndarray, counts: np.ndarray, rare: np.ndarray, sizes: np.ndarray
+    ) -> np.ndarray:
+        """Bits of each block as a codebook and its indices."""
+        blocks = len(sizes)
+        distinct = np.bincount(owners, minlength=blocks) + rare
+        weighted = counts * np.log2(counts)
+        indices = sizes * np.log2(sizes) - np.bincount(owners, weighted, minlength=blocks)
+        prices: np.ndarray = indices + distinct * (self._bits + _ENTRY) + _OVERHEAD
+        return prices
+
+    def _stored(self, count: int) -> float:
+        return _STORED * self._bits * count
+
+    def _price(self, start: int, stop: int) -> float:
+        """`_prices` of any run of words."""
+        counts = np.bincount(self._ids[start:stop])
+        counts = counts[counts > 0]
+        if len(counts) > MOST_ENTRIES:
+            return math.inf
+        indices = (stop - start) * math.log2(stop - start) - float(counts @ np.log2(counts))
+        return indices + len(counts) * (self._bits + _ENTRY) + _OVERHEAD
+
+    def _joined(self, blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Neighbours that are cheaper together are one."""
+        joined: list[tuple[int, int]] = []
+        prices: list[float] = []
+        for start, stop in blocks:
+            first, last, price = start, stop, self._price(start, stop)
+            while joined and joined[-1][1] == first:
+                together = self._price(joined[-1][0], last)
+                if together > prices[-1] + price:
+                    break
+                first, price = joined.pop()[0], together
+                prices.pop()
+            joined.append((first, last))
+            prices.append(price)
+        return joined
+
+
+def _halved(keys: np.ndarray, counts: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
+    """The counts of blocks as those of pairs of blocks; keys are block * many + word."""
+    merged = keys // many // 2 * many + keys % many
+    order = np.argsort(merged, kind="stable")
+    merged = merged[order]
+    first = np.flatnonzero(np.concatenate([[True], merged[1:] != merged[:-1]]))
+    if not len(merged):
+        return merged, counts
+    return merged[first], np.add.reduceat(counts[order], first)
+
+
+def _pairs(values: np.ndarray) -> np.ndarray:
+    padded = np.append(values, 0.0) if len(values) % 2 else values
+    sums: np.ndarray = padded[0::2] + padded[1::2]
+    return sums

@@ -1,0 +1,1 @@
+"""Before int8: weights and biases that lose less when a backend rounds them."""

@@ -1,0 +1,1 @@
+"""Low rank: a layer becomes a chain of smaller ones that compute nearly the same."""

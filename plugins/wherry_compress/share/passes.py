@@ -1,0 +1,207 @@
+"""The passes of this family: weights that share few values, and the container they travel in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from wherry.passes import Need, Pass, Span
+from wherry_compress.member import Member
+
+_BITS = Annotated[int, Field(ge=0, le=8)]
+_NOTHING_FASTER = (
+    "a smaller download, as pack.huffman sends it; no speed and no memory: the runtime has its "
+    "weights as before"
+)
+_EFFECTS = {
+    "*": _NOTHING_FASTER,
+    "onnxruntime": f"{_NOTHING_FASTER}. In int8 the weights are rounded again, and less is saved",
+    "tflite": f"{_NOTHING_FASTER}. In int8 the weights are rounded again, and less is saved",
+    "ncnn": f"{_NOTHING_FASTER}. In int8 the weights are rounded again, and less is saved",
+}
+
+
+class _Shared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    biases: int = Field(
+        default=8,
+        ge=0,
+        le=16,
+        description="bits of biases, which become multiples of one step; 0: they stay as they are",
+    )
+    least: int = Field(
+        default=64, ge=1, description="layers with fewer weights than this stay as they are"
+    )
+
+
+class Kmeans(_Shared):
+    """Parameters of ``share.kmeans``."""
+
+    bits: int = Field(default=4, ge=1, le=8, description="a layer has at most 2**bits values")
+    layers: dict[str, _BITS] = Field(
+        default_factory=dict,
+        description="other bits for some layers: names of ONNX nodes, or patterns; 0: as they are",
+    )
+    start: Literal["linear", "density", "random"] = Field(
+        default="linear",
+        description="first values: evenly from the least weight to the greatest, evenly over the "
+        "weights, or weights drawn by chance",
+    )
+
+
+class WeightedKmeans(Kmeans):
+    """Parameters of ``share.kmeans-fisher``."""
+
+    start: Literal["linear", "density", "random"] = Field(
+        default="density",
+        description="first values: evenly from the least weight to the greatest, evenly over what "
+        "the weights matter, or weights drawn by chance",
+    )
+
+
+class Ecsq(_Shared):
+    """Parameters of ``share.ecsq``."""
+
+    method: Literal["uniform", "iterative"] = Field(
+        default="uniform",
+        description="multiples of a step, or values that are moved until error and bits are least",
+    )
+    scope: Literal["network", "layer"] = Field(
+        default="network",
+        description="a step is in root mean squares of all weights, or of its layer's",
+    )
+    step: float | None = Field(
+        default=None, gt=0, le=16, description="between values, in root mean squares"
+    )
+    bits: float | None = Field(
+        default=None, gt=0, le=12, description="for each weight, by the entropy of their values"
+    )
+    bytes: int | None = Field(default=None, ge=1, description="of the packed ONNX file, at most")
+    layers: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        default_factory=dict,
+        description="a factor for the step of some layers: names of ONNX nodes, or patterns; "
+        "0: as they are",
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = [name for name in ("step", "bits", "bytes") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of step, bits and bytes")
+        return self
+
+
+class Vectors(_Shared):
+    """Parameters of ``share.vq`` and ``share.pq``."""
+
+    length: int = Field(default=4, ge=2, le=16, description="weights that are one vector")
+    bits: int = Field(default=8, ge=1, le=12, description="a codebook has 2**bits vectors")
+    most_error: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="a layer stays as it is where the squared error would be more than this share "
+        "of its weights' squares",
+    )
+    layers: dict[str, Annotated[int, Field(ge=0, le=12)]] = Field(
+        default_factory=dict,
+        description="other bits for some layers: names of ONNX nodes, or patterns; 0: as they are",
+    )
+
+
+class Residuals(Vectors):
+    """Parameters of ``share.rq``."""
+
+    stages: int = Field(default=2, ge=1, le=8, description="codebooks that add up")
+
+
+class Huffman(BaseModel):
+    """``pack.huffman`` has no parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_DRAWN: frozenset[Need] = frozenset({"seed"})
+_DATA: frozenset[Need] = frozenset({"calibration"})
+
+MEMBERS: tuple[Member, ...] = (
+    Member(
+        Pass(
+            name="share.kmeans",
+            description="the weights of a layer share 2**bits values",
+            parameters=Kmeans,
+            needs=_DRAWN,
+            effects=_EFFECTS,
+            space={"bits": (3, 4, 5, 6), "start": ("linear", "density")},
+        ),
+        "wherry_compress.share.kmeans:apply",
+    ),
+    Member(
+        Pass(
+            name="share.kmeans-fisher",
+            description="share.kmeans, weighted by what each weight does to the outputs",
+            parameters=WeightedKmeans,
+            needs=_DRAWN | _DATA,
+            effects=_EFFECTS,
+            space={"bits": (3, 4, 5, 6), "start": ("linear", "density")},
+        ),
+        "wherry_compress.share.kmeans:apply",
+    ),
+    Member(
+        Pass(
+            name="share.ecsq",
+            description="weights as few bits as a Huffman code can make of them",
+            parameters=Ecsq,
+            effects=_EFFECTS,
+            space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
+        ),
+        "wherry_compress.share.ecsq:apply",
+        also=("wherry.packing",),
+    ),
+    Member(
+        Pass(
+            name="share.ecsq-fisher",
+            description="share.ecsq, weighted by what each weight does to the outputs",
+            parameters=Ecsq,
+            needs=_DATA,
+            effects=_EFFECTS,
+            space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
+        ),
+        "wherry_compress.share.ecsq:apply",
+        also=("wherry.packing",),
+    ),
+    *(
+        Member(
+            Pass(
+                name=f"share.{kind}",
+                description=f"short vectors of weights share codewords: {words}",
+                parameters=parameters,
+                needs=_DRAWN,
+                effects=_EFFECTS,
+                space={"bits": (4, 6, 8), "length": (2, 4, 8)},
+            ),
+            f"wherry_compress.share.vectors:apply_{kind}",
+        )
+        for kind, words, parameters in (
+            ("vq", "one codebook for a layer", Vectors),
+            ("pq", "a codebook for each group of input channels", Vectors),
+            ("rq", "the sum of several codebooks", Residuals),
+        )
+    ),
+    Member(
+        Pass(
+            name="pack.huffman",
+            description="what is sent to boards is packed: codebooks and Huffman codes",
+            parameters=Huffman,
+            effects={
+                "*": "a smaller download where weights are shared or pruned; no speed and no "
+                "memory: the board has the same files"
+            },
+        ),
+        "wherry_compress.share.pack:apply",
+        normal=False,
+        also=("wherry.packing",),
+    ),
+)

@@ -1,0 +1,134 @@
+"""Low rank on ResNet18 at 224x224: is the latency ratio that of the multiplications?
+
+    python tests/benchmarks/bench_lowrank.py FOLDER [--pass spatial-svd] [--budgets 0.75 0.5 0.35]
+
+The network is that of ``tests/conformance/classics.py``. Its weights are drawn by chance, and the
+spectrum of a random matrix is flat: there is no low rank in it. Trained weights are not like that,
+so each convolution's singular values are made to fall by a factor of e every tenth of the rank
+(``--flat`` leaves them as drawn). That is an assumption of this script about spectra, good for
+latencies and for nothing on accuracy.
+
+All variants are converted and timed on this machine, interleaved, in one `wherry run`, one thread.
+It ends with status 1 where, on ONNX Runtime, a network within a budget takes more than the share of
+multiplications that it has left and a fifth of the original's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from wherry import api
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "conformance")]
+
+BACKENDS = ("onnxruntime", "ncnn")
+SLACK = 0.2
+FALL = 0.1  # of the rank, in which singular values fall by e
+
+MANIFEST = """wherry: 1
+model: {{path: {name}.onnx}}
+data:
+  evaluation: {{source: npz, path: evaluation.npz}}
+metrics: [sqnr_db]
+measure: {{duration_s: 1, rounds: 3}}
+variants:
+  original: []
+{variants}
+targets:
+  - {{backend: [{backends}], precision: fp32, threads: 1}}
+"""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def falling(weights: np.ndarray) -> np.ndarray:
+    """Weights [outputs, inputs, k, k] whose columns and rows have a falling spectrum."""
+    outputs, inputs, height, width = weights.shape
+    matrix = weights.transpose(1, 2, 0, 3).reshape(inputs * height, outputs * width)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    fall = np.exp(-np.arange(len(values)) / (FALL * len(values)))
+    shaped = values * fall * np.sqrt((values**2).sum() / ((values * fall) ** 2).sum())
+    made = ((left * shaped) @ right).reshape(inputs, height, outputs, width)
+    return np.ascontiguousarray(made.transpose(2, 0, 1, 3)).astype(np.float32)
+
+
+def resnet18(flat: bool) -> onnx.ModelProto:
+    """See the module."""
+    import classics
+    from networks import Net
+
+    model = classics.resnet18(Net("resnet18"), 224)
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 4 and tensor.dims[-1] > 1 and not flat:
+            made = falling(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(made, tensor.name))
+    return model
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pass", dest="step", default="spatial-svd")
+    parser.add_argument("--budgets", nargs="+", type=float, default=[0.75, 0.55, 0.35])
+    parser.add_argument("--backend", nargs="+", default=BACKENDS, choices=BACKENDS)
+    parser.add_argument("--flat", action="store_true")
+    parser.add_argument("--more", default="", help="parameters of the pass, e.g. 'round_to: 1'")
+    arguments = parser.parse_args()
+    folder, name = arguments.folder, "flat" if arguments.flat else "falling"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / f"{name}.onnx").exists():
+        onnx.save(resnet18(arguments.flat), folder / f"{name}.onnx")
+    pictures = np.random.default_rng(1).standard_normal((4, 3, 224, 224)).astype(np.float32)
+    np.savez(folder / "evaluation.npz", image=pictures)
+    more = f", {arguments.more}" if arguments.more else ""
+    variants = "\n".join(
+        f"  macs-{budget:g}: [lowrank.{arguments.step}: {{macs: {budget:g}{more}}}]"
+        for budget in arguments.budgets
+    )
+    path = folder / f"{name}-{arguments.step}.yaml"
+    path.write_text(
+        MANIFEST.format(name=name, variants=variants, backends=", ".join(arguments.backend))
+    )
+    values = api.run(path, remeasure=True).values
+    (folder / f"{path.stem}.json").write_text(json.dumps(values))
+    results = values["results"]
+    say("| backend | variant | energy | MACs | ms | MACs, ratio | ms, ratio | SQNR, dB |")
+    say("|---|---|--:|--:|--:|--:|--:|--:|")
+    slow = []
+    macs = next(p["macs_before"] for r in results for p in r["passes"])
+    whole = {
+        r["target"]["backend"]: r["latency"]["median_ms"]
+        for r in results
+        if r["variant"] == "original" and r["status"] == "ok"
+    }
+    for result in results:
+        backend, variant = result["target"]["backend"], result["variant"]
+        if result["status"] != "ok":
+            sys.exit(f"{result['name']}: {result['error']}")
+        ms = result["latency"]["median_ms"]
+        figures = result["passes"][0] if result["passes"] else {}
+        after = figures.get("macs_after", macs)
+        share, ratio = after / macs, ms / whole[backend]
+        say(
+            f"| {backend} | {variant} | {figures.get('energy', 1):.4f} "
+            f"| {after / 1e6:.0f} M | {ms:.1f} | {share:.2f} | {ratio:.2f} "
+            f"| {result['metrics']['sqnr_db']:.1f} |"
+        )
+        if backend == "onnxruntime" and ratio > share + SLACK:
+            slow.append(f"{variant}: {ratio:.2f} of the time at {share:.2f} of the multiplications")
+    sys.exit("; ".join(slow) if slow else 0)
+
+
+if __name__ == "__main__":
+    main()
