@@ -53,7 +53,7 @@ NORMALISED = ("CastLike", "Constant")
 
 
 def translated(proto: onnx.ModelProto, *, whole: bool = False, gpu: bool = False) -> Translator:
-    """The walk over a normal form, for 8 bits or not, for a GPU or not; what it refused is in it."""
+    """The walk over a normal form, in 8 bits or not, for a GPU or not; with what it refused."""
     translator = Translator(proto, HANDLERS, whole=whole)
     translator.run()
     if gpu:

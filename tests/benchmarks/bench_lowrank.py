@@ -2,11 +2,11 @@
 
     python tests/benchmarks/bench_lowrank.py FOLDER [--pass spatial-svd] [--budgets 0.75 0.5 0.35]
 
-The network is that of ``tests/conformance/classics.py``. Its weights are drawn by chance, and a
-random matrix has a flat spectrum: half its rank is half its energy, and what is left computes
-something else. Trained weights are not like that, so each convolution's singular values are made
-to fall by a factor of e every tenth of the rank (``--flat`` leaves them as drawn). That is an
-assumption of this script about spectra, good for latencies and for nothing on accuracy.
+The network is that of ``tests/conformance/classics.py``. Its weights are drawn by chance, and the
+spectrum of a random matrix is flat: there is no low rank in it. Trained weights are not like that,
+so each convolution's singular values are made to fall by a factor of e every tenth of the rank
+(``--flat`` leaves them as drawn). That is an assumption of this script about spectra, good for
+latencies and for nothing on accuracy.
 
 All variants are converted and timed on this machine, interleaved, in one `wherry run`, one thread.
 It ends with status 1 where, on ONNX Runtime, a network within a budget takes more than the share of

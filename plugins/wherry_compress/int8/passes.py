@@ -32,7 +32,7 @@ MEMBERS: tuple[Member, ...] = (
             description="biases make up for what rounding the weights to int8 shifts on average",
             parameters=BiasCorrection,
             needs=frozenset({"calibration"}),
-            effects={"*": "in int8 perhaps more accurate; in other precisions a little less"},
+            effects={"*": "in int8 hardly anything: wherry's rounding leaves no shift to correct"},
         ),
         "wherry_compress.int8.bias:apply",
     ),
@@ -42,7 +42,10 @@ MEMBERS: tuple[Member, ...] = (
             description="weights rounded to int8 so that each layer's results change least",
             parameters=AdaRound,
             needs=frozenset({"calibration", "seed"}),
-            effects={"*": "in int8 more accurate; other precisions get weights of 8 bits"},
+            effects={
+                "*": "in int8 more accurate, most where activations stay in float; other "
+                "precisions get weights of 8 bits"
+            },
         ),
         "wherry_compress.int8.adaround:apply",
     ),

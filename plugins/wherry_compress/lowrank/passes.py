@@ -72,8 +72,8 @@ SPEED = {
     "onnxruntime": "about as much faster as there are fewer multiplications, where a layer has "
     "many channels; a smaller file",
     "tflite": "fewer multiplications, a smaller file",
-    "ncnn": "fewer multiplications, a smaller file; 3x3 convolutions, which ncnn does by "
-    "Winograd's algorithm, gain less",
+    "ncnn": "a smaller file; 3x3 convolutions, which ncnn does by Winograd's algorithm, are slower "
+    "at a mild budget, and faster at half the multiplications",
 }
 SPACE: dict[str, Span | tuple[Any, ...]] = {
     "macs": Span(0.3, 0.9),
