@@ -35,7 +35,8 @@ import numpy as np
 SLOTS = 512  # samples that one process takes
 ENGINE_S, RUN_S = 180.0, 120.0  # longest: to make an engine, for one inference
 PROBE_S = 30.0
-STEADY, MOST_WARMUPS = 0.02, 5
+SIZING_RUNS = 2
+STEADY = 0.02  # the medians of the end of the warm-up and of what follows differ by no more
 _AFFINITY = {"none": 0, "big": 1, "little": 2}
 _HINTS = {"default": 0, "low": 1, "normal": 2, "high": 3}
 
@@ -187,46 +188,36 @@ class Runner:
     def measure(self, inputs: dict[str, np.ndarray], plan: dict[str, Any]) -> dict[str, Any]:
         """Times by mace_run's own clock; each is the average of ``rounds`` inferences.
 
-        Before each, mace_run makes an engine and runs it once, which is not in the time.
+        Before each, mace_run makes an engine and runs it once, which is not in the time. All comes
+        from one process, for each begins with a network of MACE's own that measures the processor:
+        the first times are the warm-up.
         """
         self._write_inputs(inputs)
-        warm, steady, inits = self._warm_up(plan)
-        typical = statistics.median(warm)
-        each = statistics.median(inits) + typical * (self._rounds + 1)
+        self.set_inputs(inputs)
+        lasted = []
+        for _ in range(SIZING_RUNS):
+            begun = time.monotonic()
+            self.run()
+            lasted.append((time.monotonic() - begun) * 1e3)
+        each = max(1e-3, self._stream.init_ms + min(lasted) * (self._rounds + 1))
+        most = int(plan["max_runs"])
+        warm = max(int(plan["warmup_runs"]), math.ceil(float(plan["warmup_s"]) * 1e3 / each))
+        warm = min(warm, most)
         count = math.ceil(float(plan["duration_s"]) * 1e3 / each)
-        count = min(int(plan["max_runs"]), max(int(plan["min_runs"]), count))
-        blocks = self._times(count, self._rounds, each)
+        count = min(most, max(int(plan["min_runs"]), count))
+        found = self._times(warm + count, self._rounds, each)
+        times = [block["average_ms"] for block in found]
+        measured = found[warm:]
         return {
-            "infer_ns": [round(block["average_ms"] * 1e6) for block in blocks],
-            "warmup_runs": len(warm),
-            "steady": steady,
+            "infer_ns": [round(time_ms * 1e6) for time_ms in times[warm:]],
+            "warmup_runs": warm,
+            "steady": _is_steady(times[:warm], times[warm:]),
             "record": {
                 "rounds": self._rounds,
-                "mace_run_init_ms": statistics.median(block["init_ms"] for block in blocks),
-                "mace_run_first_ms": statistics.median(block["warmup_ms"] for block in blocks),
+                "mace_run_init_ms": statistics.median(block["init_ms"] for block in measured),
+                "mace_run_first_ms": statistics.median(block["warmup_ms"] for block in measured),
             },
         }
-
-    def _warm_up(self, plan: dict[str, Any]) -> tuple[list[float], bool, list[float]]:
-        """Inferences until the medians of two successive processes agree: times, whether, inits."""
-        least_s, least_runs = float(plan["warmup_s"]), int(plan["warmup_runs"])
-        times: list[float] = []
-        inits: list[float] = []
-        last, each, begun = 0.0, 0.0, time.monotonic()
-        for _ in range(MOST_WARMUPS if least_runs or least_s else 1):
-            count = max(3, least_runs)
-            if each:
-                count = max(count, min(1000, math.ceil(least_s * 1e3 / each / 2)))
-            blocks = self._times(count, 1, each)
-            found = [block["average_ms"] for block in blocks]
-            times += found
-            inits += [block["init_ms"] for block in blocks]
-            median = statistics.median(found)
-            each = max(1e-3, statistics.median(inits) + 2 * median)
-            if last and time.monotonic() - begun >= least_s and abs(median - last) <= STEADY * last:
-                return times, True, inits
-            last = median
-        return times, False, inits
 
     def _times(self, count: int, rounds: int, each_ms: float) -> list[dict[str, float]]:
         flags = [f"--round={rounds}", f"--restart_round={count}"]
@@ -292,6 +283,15 @@ class Runner:
         return [f"--{name}={value}" for name, value in flags.items()]
 
 
+def _is_steady(warm: list[float], measured: list[float]) -> bool:
+    """Whether the warm-up's second half is as fast as so many times behind it."""
+    half = warm[len(warm) // 2 :]
+    if not half:
+        return True
+    after = statistics.median(measured[: len(half)])
+    return abs(statistics.median(half) - after) <= STEADY * after
+
+
 def _about(side: str, bindings: list[dict[str, Any]]) -> dict[str, str]:
     """mace_run's words for inputs or outputs; pictures go in and come out as ONNX has them."""
     shapes = [",".join(map(str, b["shape"])) for b in bindings]
@@ -317,6 +317,11 @@ class Stream:
         scratch: where folders are made.
         inputs: bindings, in the order of the flags.
         outputs: likewise.
+
+    Attributes:
+        used: samples that it was given.
+        init_ms: from its start until it took the first; 0 before.
+        process: it.
     """
 
     def __init__(
@@ -327,7 +332,7 @@ class Stream:
         outputs: list[dict[str, Any]],
     ) -> None:
         self._inputs, self._outputs = inputs, outputs
-        self.used = 0
+        self.used, self.init_ms = 0, 0.0
         folders = [scratch / side for side in ("in", "out")]
         for folder, bindings in zip(folders, (inputs, outputs)):  # noqa: B905 -- Python 3.8
             shutil.rmtree(folder, ignore_errors=True)
@@ -340,6 +345,7 @@ class Stream:
         first = file_name(inputs[0]["runtime"]) + "."
         names = [path.name for path in self._in.iterdir() if path.name.startswith(first)]
         self._order = [name[len(first) :] for name in names]
+        self._begun = time.monotonic()
         self.process = Process([*argv, f"--input_dir={self._in}", f"--output_dir={self._out}"])
 
     def infer(self, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -378,6 +384,8 @@ class Stream:
                     raise
             self.process.pump(limit, pause=pause)
             pause = min(2 * pause, 2e-3)
+        if not self.init_ms:
+            self.init_ms = (time.monotonic() - self._begun) * 1e3
         try:
             data = memoryview(array.tobytes())
             while data:

@@ -73,6 +73,19 @@ def test_a_round_that_lacks_a_line_is_none(missing):
         runner.blocks(lines, 1)
 
 
+@pytest.mark.parametrize(
+    ("warm", "measured", "steady"),
+    [
+        ([], [1.0, 2.0], True),
+        ([9.0, 1.0], [1.0, 1.0], True),
+        ([9.0, 5.0], [1.0, 1.0], False),
+        ([9.0, 9.0, 1.0, 1.01], [1.0, 1.0, 7.0], True),
+    ],
+)
+def test_steadiness(warm, measured, steady):
+    assert runner._is_steady(warm, measured) == steady
+
+
 HEADER = [
     "Op Type", "Start", "First", "Avg(ms)", "%", "cdf%", "GMACPS", "Stride", "Pad",
     "Filter Shape", "Output Shape", "Dilation", "name",
