@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,7 +16,7 @@ from wherry.hookspecs import hookimpl
 from wherry.keep import kept_nodes
 from wherry.normalise import preview
 from wherry.quantize import FILES as QUANTIZE
-from wherry.quantize.given import float_model, is_quantised
+from wherry.quantize.given import float_model, is_quantised, preflight_float
 from wherry.target import Backend, RuntimeOptions, Unsupported
 from wherry_caffe2 import operators
 from wherry_caffe2.build import build
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from wherry.target import Target
 
 HERE = Path(__file__).parent
-REPORT = "Report this to wherry, with the model if you can."
 
 
 class Caffe2Options(RuntimeOptions):
@@ -88,13 +86,7 @@ def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
 def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
     if not quantised:
         return _refused(*preview(model, operators.ALSO), model)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            made, _ = float_model(model, Path(folder))
-        except UnsupportedError as error:
-            where = (error.where or "").removeprefix("node ")
-            return (Unsupported("what is quantised already", 1, where, error.remedy or REPORT),)
-        return _refusals(made, quantised=False)
+    return tuple(preflight_float(model, lambda plain: _refusals(plain, quantised=False)))
 
 
 def _refused(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from wherry.errors import UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.normalise import preview
 from wherry.quantize import FILES as QUANTIZE
-from wherry.quantize.given import float_model, is_quantised
+from wherry.quantize.given import is_quantised, preflight_float
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Unsupported, convert_option
 from wherry_mace import operators, writing
@@ -133,13 +131,8 @@ def _refusals(model: Model, *, quantised: bool, gpu: bool) -> tuple[Unsupported,
         return operators.counted(
             operators.translated(proto, gpu=gpu).refused, sources, operators.kinds(model)
         )
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            made, _ = float_model(model, Path(folder))
-        except UnsupportedError as error:
-            where = (error.where or "").removeprefix("node ")
-            return (Unsupported("what is quantised already", 1, where, error.remedy or REPORT),)
-        return _refusals(made, quantised=False, gpu=gpu)
+    plain = partial(_refusals, quantised=False, gpu=gpu)
+    return tuple(preflight_float(model, plain))
 
 
 @hookimpl

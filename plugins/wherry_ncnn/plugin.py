@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,7 +16,7 @@ from wherry.hookspecs import hookimpl
 from wherry.normalise import preview
 from wherry.onnx_file import default_opset
 from wherry.quantize import FILES as QUANTIZE
-from wherry.quantize.given import float_model, is_quantised
+from wherry.quantize.given import float_model, is_quantised, preflight_float
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Unsupported, convert_option
 from wherry_ncnn import operators, param, support
@@ -119,13 +118,7 @@ def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
     if not quantised:
         proto, sources = preview(model, operators.ALSO)
         return _refused(proto, sources, model)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            made, _ = float_model(model, Path(folder))
-        except UnsupportedError as error:
-            where = (error.where or "").removeprefix("node ")
-            return (Unsupported("what is quantised already", 1, where, error.remedy or REPORT),)
-        return _refusals(made, quantised=False)
+    return tuple(preflight_float(model, lambda plain: _refusals(plain, quantised=False)))
 
 
 def _refused(

