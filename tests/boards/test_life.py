@@ -351,7 +351,7 @@ def test_what_runs_is_what_the_key_names(bench):
 
     def connect():
         connection = LocalConnection(bench.services(), chosen)
-        connection._services = services
+        connection.services = services
         return connection
 
     assert connect().runtime_lock(None, (best, second)) == "lock of second"
