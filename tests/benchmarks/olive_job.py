@@ -8,16 +8,17 @@ and metrics.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-try:
+if importlib.util.find_spec("olive") is not None:
     import numpy as np
     import torch
     from olive.data.registry import Registry
     from olive.evaluator.olive_evaluator import OnnxEvaluator
     from olive.evaluator.registry import Registry as Evaluators
-except ImportError:  # the benchmark's own environment, which only asks for the workflow
+else:  # the benchmark's own environment, which only asks for the workflow
     Registry = None
 
 SCALE, MEAN, STD = 1 / 255, 0.1307, 0.3081
