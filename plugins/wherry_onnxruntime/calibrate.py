@@ -96,6 +96,8 @@ def _session(path: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # While a histogram takes the values in, the other threads would keep their cores busy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Nothing may be fused away, and the ranges are those of the model as it is written.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry(_DATA_FOLDER, str(path.parent))
