@@ -20,6 +20,7 @@ from wherry.device import Device, DeviceSpec
 from wherry.engine.environments import Environments
 from wherry.engine.lending import Lending
 from wherry.engine.worker import Limits, run_tool
+from wherry.errors import UsageError
 from wherry.home import home
 from wherry.host import Host
 from wherry.measurement import MeasureSettings
@@ -152,7 +153,11 @@ class _Context:
     def latency_ms(
         self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
     ) -> float:
-        raise NotImplementedError("a workshop has no targets to measure on")
+        raise UsageError(
+            f"a workshop has no targets: {model.path.name} cannot be timed by {backend} {precision} "
+            f"on {device or 'any device'}",
+            remedy="Test a pass that measures in a run of a manifest.",
+        )
 
     def record(self, values: Mapping[str, Any]) -> None:
         self.figures.update(values)

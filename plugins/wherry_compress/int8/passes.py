@@ -35,6 +35,7 @@ MEMBERS: tuple[Member, ...] = (
             effects={"*": "in int8 hardly anything: wherry's rounding leaves no shift to correct"},
         ),
         "wherry_compress.int8.bias:apply",
+        also=("wherry.quantize",),
     ),
     Member(
         Pass(
@@ -48,5 +49,6 @@ MEMBERS: tuple[Member, ...] = (
             },
         ),
         "wherry_compress.int8.adaround:apply",
+        also=("wherry.quantize",),
     ),
 )
