@@ -154,7 +154,7 @@ class _Context:
         self, model: Model, backend: str, device: str | None = None, precision: str = "fp32"
     ) -> float:
         raise UsageError(
-            f"a workshop has no targets: {model.path.name} cannot be timed by {backend} {precision} "
+            f"a workshop has no targets: {backend} {precision} cannot time {model.path.name} "
             f"on {device or 'any device'}",
             remedy="Test a pass that measures in a run of a manifest.",
         )
