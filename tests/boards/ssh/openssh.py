@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -82,7 +83,8 @@ class OpenSsh:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.signal_sessions(signal.SIGKILL)
+        if self._process is not None:
+            self.signal_sessions(signal.SIGKILL)
         self.stop()
 
     def start(self) -> None:
@@ -102,10 +104,20 @@ class OpenSsh:
 
     def stop(self) -> None:
         """Listen no more; sessions live on."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
-            self._process = None
+        if self._process is None:
+            return
+        self._process.terminate()
+        self._process.wait(10)
+        self._process = None
+        # a child that was just forked listens too, until it has closed what it does not serve
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex((self.host, self.port)) == errno.ECONNREFUSED:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"{self.host}:{self.port} listens on")
 
     def signal_sessions(self, number: signal.Signals) -> None:
         """Send a signal to the processes of sshd that serve connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -289,7 +290,10 @@ class Lab:
         self.write_data("calibration", 2)
 
     def prepare(self, *sets: str, **options):
-        self.manifest.write_text(self.text)
+        # by rename: another run of the same lab may be reading it
+        temporary = self.manifest.with_name(f"wherry.{threading.get_ident()}")
+        temporary.write_text(self.text)
+        temporary.replace(self.manifest)
         host = Host.load(plugins=(), builtins=False, extra=self.plugins)
         assert not host.skipped, host.skipped
         return prepare(self.manifest, overrides=sets, host=host, **options)
