@@ -395,7 +395,6 @@ class _Reader:
                     "Add `calibration:` below `data:`, or leave the precision out.",
                 )
 
-
     def check_measured(self, targets: Sequence[Target]) -> None:
         """Passes that measure candidates need a target for that, and one without calibration."""
         for name, on, place in self._measured:

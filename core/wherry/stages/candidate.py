@@ -98,4 +98,3 @@ def latency_ms(
 
     entry, _, _ = take_or_build(services, f"{step}:candidate", key, build)
     return float(json.loads((entry.directory / FILE).read_text())["median_ms"])
-

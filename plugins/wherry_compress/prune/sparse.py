@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wherry_compress.graph.patterns import meant
 from wherry_compress.job import Done, Job, Refusal, tell
-from wherry_compress.prune.targets import matching
 from wherry_compress.train.checkpoints import Checkpoints
 from wherry_compress.train.fit import Settle, set_up, settings, student, teach
 from wherry_compress.train.loop import DivergedError, Hook, State, train
@@ -85,7 +85,7 @@ def _chosen(network: Network, exclude: Sequence[str]) -> list[str]:
         for node in network.proto().graph.node
         if node.op_type in _PRUNED and node.input[1] in network.weights
     }
-    kept = {name for each in matching(exclude, list(nodes), "weights").values() for name in each}
+    kept = meant(exclude, list(nodes), "exclude", "node with weights")
     found = [weight for name, weight in nodes.items() if name not in kept]
     if not found:
         raise Refusal("there are no weights to make zero", remedy="Exclude less.")
