@@ -58,7 +58,10 @@ def main() -> None:
                 model, samples, made = sweep.make(builders[name](), fed, asked.rows, folder)
                 models = {row: each.model for row, each in made.items() if each.model}
                 for row, each in made.items():
-                    if each.model is None:
+                    if each.wrong:
+                        wrong.append(f"{name}, {row}: {each.words}")
+                        echo(f"WRONG {wrong[-1]}")
+                    elif each.model is None:
                         cells[row, "pass"]["refused"] += 1
                         refusals[f"{row}: {each.words}"].append(name)
                 for backend in asked.backend:

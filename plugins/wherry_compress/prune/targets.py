@@ -86,7 +86,7 @@ def _ratios(
 def _reasons(channels: Channels, free: Sequence[int], round_to: int) -> str:
     """Why nothing can be cut, in words."""
     reasons = [
-        f"{group.makers[0]!r} has {len(group.units)} filters that can go, and its width is to be "
+        f"{next(iter(group.makers))!r} has {len(group.units)} filters that can go, and its width is to be "
         f"a multiple of {round_to}"
         for group in (channels.groups[index] for index in free)
         if len(group.units) <= round_to
