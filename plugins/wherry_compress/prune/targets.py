@@ -86,8 +86,8 @@ def _ratios(
 def _reasons(channels: Channels, free: Sequence[int], round_to: int) -> str:
     """Why nothing can be cut, in words."""
     reasons = [
-        f"{next(iter(group.makers))!r} has {len(group.units)} filters that can go, and its width is to be "
-        f"a multiple of {round_to}"
+        f"{next(iter(group.makers))!r} has {len(group.units)} filters that can go, and its width "
+        f"is to be a multiple of {round_to}"
         for group in (channels.groups[index] for index in free)
         if len(group.units) <= round_to
     ]
