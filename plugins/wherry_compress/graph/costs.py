@@ -136,7 +136,8 @@ def _shape(graph: Graph, name: str, node: onnx.NodeProto) -> Shape:
 def _controlled(graph: Graph, name: str) -> onnx.NodeProto | None:
     """The node with a graph inside (Loop, Scan, If) that a tensor is made from, the nearest."""
     sources = {name}
-    for node in reversed(graph.proto.graph.node):
+    nodes: list[onnx.NodeProto] = list(graph.proto.graph.node)
+    for node in reversed(nodes):
         if sources.intersection(node.output):
             if any(each.type == each.GRAPH for each in node.attribute):
                 return node
