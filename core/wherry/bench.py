@@ -1,4 +1,4 @@
-"""The boards of the inventory for verbs that run no manifest: reached one by one, or all at once."""
+"""The boards of the inventory for verbs that run no manifest: one by one, or all at once."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def check_suffix(path: Path) -> None:
     """Raise `UsageError` where a file's name ends in none of `SUFFIXES`."""
     if not path.name.endswith(SUFFIXES):
         raise UsageError(
-            f"a bundle is an archive that ends in {', '.join(SUFFIXES)}, and {path.name!r} does not",
+            f"a bundle's name ends in {', '.join(SUFFIXES)}, and {path.name!r} does not",
             remedy="Name it so with -o FILE.",
         )
 

@@ -41,6 +41,7 @@ _CHECK = (
     "`sha256sum -c SHA256SUMS` checks the files alone, and `minisign -Vm FILE -p KEY.pub` a "
     "signature."
 )
+_WITHOUT = "The samples have no outputs of the artifact itself, but those of the model in fp32:"
 _LICENCES = (
     "As the parts say it in their own metadata; wherry has not checked it. *unknown* means that "
     "nothing is said: ask whoever made it."
@@ -219,8 +220,7 @@ def licences_of(material: Material, runtime: Runtime) -> str:
         _row("the samples", "", UNKNOWN, "samples/"),
         _row("wherry's own files", __version__, "Apache-2.0", "example.py, runner/, cpp/"),
     ]
-    for name in sorted(runtime.native):
-        lines.append(_row(name, "", UNKNOWN, f"native/{name}"))
+    lines += [_row(name, "", UNKNOWN, f"native/{name}") for name in sorted(runtime.native)]
     lines += [_row(each.name, each.version, each.licence, "no") for each in runtime.packages]
     lines += [
         _row(name, "", "of the board's owner's installation", "no")
@@ -249,13 +249,13 @@ def readme_of(material: Material, runtime: Runtime, lock: Mapping[str, Any]) -> 
     ]
     low, high = latency["ci95_ms"]
     figures = [
-        f"median {latency['median_ms']:.6g} ms (95 % of {low:.6g} to {high:.6g}), timed by "
-        f"{latency['timed_by']}",
+        f"median {latency['median_ms']:.6g} ms, 95 % interval {low:.6g} to {high:.6g} ms",
+        f"timed by {latency['timed_by']}",
         *(f"{name} {value:.6g}" for name, value in measured["metrics"].items()),
         f"{measured['size_bytes']} bytes",
         *states,
     ]
-    machine = runtime.made_for
+    machine = f"{board['model'] or board['cpu']} ({board['machine']}, {board['system']})"
     python = [
         "```",
         *(
@@ -269,11 +269,9 @@ def readme_of(material: Material, runtime: Runtime, lock: Mapping[str, Any]) -> 
     lines = [
         f"# {escaped(lock['name'])}",
         "",
-        f"{escaped(lock['result'])}; bundled by wherry {escaped(lock['wherry'])} from the run "
-        f"{escaped(lock['run']['run_id'])}.",
+        f"{escaped(lock['result'])}; bundled by wherry {escaped(lock['wherry'])}.",
         "",
-        f"Measured on {escaped(board['model'] or board['cpu'] or 'a machine')} "
-        f"({escaped(board['machine'])}, {escaped(board['system'])}):",
+        f"Measured in the run {escaped(lock['run']['run_id'])} on {escaped(machine)}:",
         "",
         *_list(figures),
         "",
@@ -281,17 +279,14 @@ def readme_of(material: Material, runtime: Runtime, lock: Mapping[str, Any]) -> 
         "",
         *python,
         "",
-        "runs the samples and compares. `requirements.txt` is for Python "
-        f"{escaped(machine['python'])} on {escaped(machine['machine'])}; `Network` of `example.py` is for "
-        "your own program.",
+        _runs(runtime),
     ]
     if material.backend.examples and samples.entries:
         lines += ["", "`cpp/` has the same in C++; how to build it stands in its first lines."]
     if samples.without_outputs:
         lines += [
             "",
-            "The samples have no outputs of the artifact itself, but those of the model in fp32: "
-            f"{escaped(samples.without_outputs)}.",
+            _WITHOUT + f" {escaped(samples.without_outputs)}.",
         ]
     lines += [*(["", "Missing here:", ""] if runtime.missing else []), *_list(runtime.missing)]
     lines += [
@@ -310,6 +305,14 @@ def readme_of(material: Material, runtime: Runtime, lock: Mapping[str, Any]) -> 
         _row("LICENCES.md", "licences, as far as they are known"),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _runs(runtime: Runtime) -> str:
+    made_for = f"Python {runtime.made_for['python']} on {runtime.made_for['machine']}"
+    return (
+        "runs the samples and compares; `Network` of `example.py` is for your own program. "
+        f"`requirements.txt` is for {escaped(made_for)}."
+    )
 
 
 def _list(texts: Iterable[str]) -> list[str]:

@@ -230,8 +230,8 @@ def _check_artifact(
             raise StoreError(
                 f"{name} in the store is not what was measured: it was changed",
                 where=str(path),
-                remedy="Run `wherry cache verify`, which removes what was changed; it is made "
-                "again when it is needed.",
+                remedy="`wherry cache verify --remove` removes what was changed; it is made again "
+                "when it is needed.",
             )
 
 

@@ -61,6 +61,8 @@ def make(
     with gathered(record, wish, samples, host=host, tell=told, on_plan=on_plan) as material:
         runtime = runtime_of(material, told)
         files = files_of(material, runtime)
+        # of an archive that was here before: it would not hold for this one
+        output.with_name(output.name + signing.SUFFIX).unlink(missing_ok=True)
         archive.write(output, name_of(material), files)
         signature = None
         if key is not None:
