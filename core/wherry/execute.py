@@ -192,7 +192,7 @@ def execute(
     from wherry.filelock import hold
     from wherry.records.assemble import assemble
     from wherry.records.database import Records
-    from wherry.records.gates import evaluate
+    from wherry.records.gates import evaluate, with_gates
     from wherry.records.requests import RUNNING, save_request
     from wherry.stages.context import SCRATCH
 
@@ -201,12 +201,12 @@ def execute(
     started = datetime.now(UTC)
     with contextlib.ExitStack() as stack:
         stack.callback(services.release)  # boards whose step was never reached
-        Records.open().close()  # what is wrong with it is said now, not in hours
         with services.store.files():
             _sweep(services.run_directory.parent)
             services.run_directory.mkdir(parents=True)
             stack.enter_context(hold(services.run_directory / RUNNING, remove=True))
             save_request(request, services.run_directory)
+        Records.open().close()  # what is wrong with it is said now, not in hours
         try:
             outcomes = run_steps(services, jobs=jobs, on_event=on_event)
         finally:
@@ -220,7 +220,7 @@ def execute(
         finished=datetime.now(UTC),
     )
     judged = evaluate(services.manifest.gates, record.values)
-    record = replace(record, values={**record.values, "gates": judged})
+    record = with_gates(record, judged)
     _keep(record, services.run_directory)
     return record
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from wherry.reports import RunRecord
 from wherry.stats import P90_SAMPLES
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ def evaluate(gates: Sequence[Gate], values: Mapping[str, Any]) -> list[dict[str,
         and ``location``.
     """
     return [_evaluate(gate, values) for gate in gates]
+
+
+def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
+    """The same run with what its gates found."""
+    return replace(record, values={**record.values, "gates": gates})
 
 
 def _evaluate(gate: Gate, values: Mapping[str, Any]) -> dict[str, Any]:
