@@ -45,6 +45,7 @@ def kitchen(folder: Path, site: Path):
         patch.setenv("PYTHONPATH", str(site))
         patch.setenv("WHERRY_PLUGINS", "wherry-moody")
         patch.setenv("WHERRY_HOME", str(folder / "home"))
+        patch.delenv("WHERRY_RECORDS", raising=False)
         patch.setenv("WHERRY_CONFIG", str(folder / "config"))
         yield
 

@@ -15,6 +15,7 @@ from wherry.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
     from wherry.host import Host
+    from wherry.reports import RunRecord
 
 MOST_BYTES = 8 << 30
 """How much is unpacked of an archive, unless more is allowed."""
@@ -128,11 +129,11 @@ def bundle_key(file: str | Path, password: str = "") -> dict[str, Any]:
     }
 
 
-def _record(run: str) -> Any:
-    from wherry.home import home
-    from wherry.records.runs import load_run
+def _record(run: str) -> RunRecord:
+    from wherry.records.database import Records
 
-    return load_run(home(), run)
+    with Records.open() as records:
+        return records.load(run)
 
 
 class _Bundle(click.Group):
