@@ -1,6 +1,6 @@
 """Every pass on every test network: what the backends make of the results; prints the matrix.
 
-Run it as a script (it is no test: it takes an hour on two cores)::
+Run it as a script (it is no test: it takes an hour and more on two cores)::
 
     WHERRY_HOME=/tmp/home python tests/benchmarks/bench_passes.py [--network ...] [--backend ...]
 
