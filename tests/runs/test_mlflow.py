@@ -127,17 +127,15 @@ def test_a_run_is_told_with_a_nested_run_for_each_target(
         assert words in capsys.readouterr().out
 
 
-def test_a_server_that_is_down_loses_nothing_and_shows_no_secret(moody, monkeypatch, capfd):
+def test_a_server_that_is_down_loses_nothing_and_shows_no_secret(moody, monkeypatch, capfd, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:geheim@127.0.0.1:9")
     text = MANIFEST.partition("track:")[0]
     text = text.replace(", {backend: moody, moody: {wrong: swapped}}", "")
     (moody / "m.yaml").write_text(text)
-    begun = time.monotonic()
     assert main(["run", "m.yaml", "--track", "mlflow", "--json", "r.json"]) == 0
-    assert time.monotonic() - begun < 60
     values = json.loads(Path("r.json").read_text())
     assert api.report(values["run_id"]).values == values
-    said = "".join(capfd.readouterr())
+    said = "".join((*capfd.readouterr(), caplog.text))
     assert "was not told of the run" in said
     assert "geheim" not in said
     assert "geheim" not in Path("r.json").read_text()
