@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -15,10 +16,13 @@ import numpy as np
 
 from wherry import __version__
 from wherry.calibration import Calibration
+from wherry.entry import canonical
 from wherry.errors import UnsupportedError
+from wherry.measurement import CONVENTION
 from wherry.plan import EVALUATION
 from wherry.records.layers import NO_LAYERS, layer_fields
 from wherry.reports import SCHEMA_VERSION, RunRecord
+from wherry.stages.reference import metrics_in_keys
 from wherry.stats import pareto, summarise
 
 if TYPE_CHECKING:
@@ -70,15 +74,8 @@ def assemble(
         "tagged": dict(request.chosen),
         "model": _model(outcomes),
         "data": _data(plan, outcomes),
-        "measure": asdict(manifest.measure),
-        "metrics": [
-            {
-                "name": section.key,
-                "better": services.host.metrics[section.name].better,
-                "unit": services.host.metrics[section.name].unit,
-            }
-            for section in manifest.metrics
-        ],
+        "measure": {**asdict(manifest.measure), "convention": CONVENTION},
+        "metrics": _metrics(services),
         "reference": _reference(outcomes),
         "results": results,
         "gates": [],
@@ -215,6 +212,7 @@ def latency(measured: Measurement, seed: int) -> dict[str, Any]:
         "emulated": measured.emulated,
         "steady": all(measured.steady),
         "rounds": len(measured.round_sizes),
+        "round_sizes": list(measured.round_sizes),
     }
 
 
@@ -320,6 +318,23 @@ def _reference(outcomes: Mapping[str, StepOutcome]) -> dict[str, Any] | None:
     if outcome is None or outcome.result is None:
         return None
     return {"metrics": dict(outcome.result.value.metrics), "data": EVALUATION}
+
+
+def _metrics(services: Services) -> list[dict[str, Any]]:
+    definitions = metrics_in_keys(services)
+    found = []
+    for section in services.manifest.metrics:
+        kind = services.host.metrics[section.name]
+        found.append(
+            {
+                "name": section.key,
+                "better": kind.better,
+                "unit": kind.unit,
+                "against": "labels" if kind.needs_labels else "original",
+                "definition": hashlib.sha256(canonical(definitions[section.key])).hexdigest(),
+            }
+        )
+    return found
 
 
 def _step(outcome: StepOutcome, outcomes: Mapping[str, StepOutcome]) -> dict[str, Any]:

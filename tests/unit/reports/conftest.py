@@ -30,6 +30,7 @@ BOARD = {
     "facts": {"os_id": "debian"},
 }
 SPEC = {"name": "input", "dtype": "float32", "shape": [1, 1, 28, 28]}
+METRIC = {"better": "higher", "unit": "", "definition": "12" * 32}
 VALUES = {
     "schema_version": 1,
     "run_id": "20261124-040500-3f9a",
@@ -69,10 +70,11 @@ VALUES = {
         "power_mode": None,
         "sustained": 120.0,
         "layers": True,
+        "convention": 1,
     },
     "metrics": [
-        {"name": "top1", "better": "higher", "unit": ""},
-        {"name": "agreement", "better": "higher", "unit": ""},
+        {**METRIC, "name": "top1", "against": "labels"},
+        {**METRIC, "name": "agreement", "against": "original"},
     ],
     "reference": {"metrics": {"top1": 0.985, "agreement": 1.0}, "data": "evaluation"},
     "results": [],
@@ -117,6 +119,7 @@ def latency_of(median_ms: float, **changes: object) -> dict:
         "emulated": False,
         "steady": True,
         "rounds": 3,
+        "round_sizes": [200, 200, 200],
         **changes,
     }
 
