@@ -8,6 +8,7 @@ print(record.values["results"][0]["latency"]["median_ms"])
 from __future__ import annotations
 
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
+from wherry.cli.compare import compare
 from wherry.cli.debug import debug_layers
 from wherry.cli.devices import (
     devices_clean,
@@ -31,6 +32,7 @@ __all__ = [
     "cache_gc",
     "cache_list",
     "cache_verify",
+    "compare",
     "debug_layers",
     "devices_clean",
     "devices_list",

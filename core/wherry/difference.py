@@ -19,15 +19,15 @@ LEAST_ROUNDS = 4
 """Of each side. With three, no order of the rounds is rarer than one in ten."""
 
 RUN_SHARE, LEAST_SHIFT = 1.25, 0.005
-"""What whole runs are taken to differ by beyond their rounds, as a standard deviation: so many times
-what the rounds of a run differ by, and at least so much (relative). No run can tell its own shift;
-but noise of machines is not white, and one whose rounds scatter has runs that do. Both figures are
-from runs on a busy machine, see ``docs/compare.md``."""
+"""What whole runs are taken to differ by beyond their rounds, as a standard deviation: so many
+times what the rounds of a run differ by, and at least so much (relative). No run can tell its own
+shift; but noise of machines is not white, and one whose rounds scatter has runs that do. Both
+figures are from runs on a busy machine, see ``docs/compare.md``."""
 
 LEVEL = 0.05
 _Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 _EXACT = 80
-"""Up to so many values their orders are counted; beyond, the normal distribution stands for them."""
+"""Up to so many values their orders are counted; beyond, a normal distribution stands for them."""
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ def _checksum(body: Mapping[str, Any]) -> str:
 
 
 def read_baseline(path: Path) -> Snapshot:
-    """A baseline file; raises `StoreError`, which names the file, where it is none, or not whole."""
+    """A baseline file; raises `StoreError`, with its name, where it is none or not whole."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MOST_BYTES + 1)

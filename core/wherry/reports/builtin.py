@@ -14,6 +14,7 @@ def reports() -> Iterable[Report]:
     yield Report("html", "one page that opens offline", _html, ".html")
     yield Report("markdown", "for a pull request", _markdown, ".md")
     yield Report("csv", "a line per result, for spreadsheets", _csv, ".csv")
+    yield Report("baseline", "a small file for git, to compare with", _baseline, ".baseline")
     yield Report("junit", "JUnit XML, for CI systems", _junit, ".xml")
 
 
@@ -36,6 +37,12 @@ def _markdown(record: RunRecord) -> str:
 
 def _csv(record: RunRecord) -> str:
     from wherry.reports.table import render
+
+    return render(record)
+
+
+def _baseline(record: RunRecord) -> str:
+    from wherry.records.snapshot import render
 
     return render(record)
 
