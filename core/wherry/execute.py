@@ -172,6 +172,7 @@ def execute(
     from wherry.engine.local import run_steps
     from wherry.filelock import hold
     from wherry.records.assemble import assemble
+    from wherry.records.baselines import Baselines
     from wherry.records.gates import evaluate
     from wherry.records.requests import RUNNING, save_request
     from wherry.records.runs import save_run, with_gates
@@ -199,7 +200,7 @@ def execute(
         started=started,
         finished=datetime.now(UTC),
     )
-    judged = evaluate(services.manifest.gates, record.values)
+    judged = evaluate(services.manifest.gates, record.values, Baselines(record, services.home))
     record = with_gates(record, judged)
     with services.store.files():
         save_run(record, services.run_directory)

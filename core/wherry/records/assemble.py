@@ -123,9 +123,11 @@ def _result(
         "sustained": None,
         **NO_LAYERS,
         "speedup_vs_fp32": None,
+        "fp32": None,
         "pareto": False,
         "artifact": None,
         "cached": False,
+        "measured_in": None,
         "warnings": [],
         "sensors": [],
         "provenance": {},
@@ -158,7 +160,7 @@ def _result(
     else:
         error = error or profiled.error
         warnings.extend(profiled.warnings)
-        result["cached"] = profiled.cached
+        result |= {"cached": profiled.cached, "measured_in": profiled.run or None}
     result["parity"] = _parity(converted, profiled)
     measured = profiled.measurement if profiled else None
     if measured is not None and converted is not None:
@@ -230,14 +232,15 @@ def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services
     from_run = [each for each in from_run if not each[0]["latency"]["emulated"]]
     timed = [result for result, _, _ in from_run]
     fp32 = {
-        peer: (result["latency"], run)
+        peer: (result, run)
         for result, run, peer in from_run
         if result["target"]["precision"] == "fp32"
     }
     for result, run, peer in from_run:
-        (base, base_run), latency = fp32.get(peer, (None, "")), result["latency"]
-        if base is None or not latency["median_ms"]:
+        (of_fp32, base_run), latency = fp32.get(peer, (None, "")), result["latency"]
+        if of_fp32 is None or not latency["median_ms"]:
             continue
+        base, result["fp32"] = of_fp32["latency"], of_fp32["name"]
         speedup = base["median_ms"] / latency["median_ms"]
         result["speedup_vs_fp32"] = speedup
         if run != base_run:

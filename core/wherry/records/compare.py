@@ -56,7 +56,7 @@ def compare(base: Snapshot, new: Snapshot, *, allow: Iterable[str] = ()) -> dict
         UsageError: ``allow`` names what is no reason.
     """
     allowed = check_reasons(allow)
-    results = [_pair(*both, allowed, new) for both in pair(base.targets, new.targets)]
+    results = [compare_targets(*both, allowed) for both in pair(base.targets, new.targets)]
     counts = Counter(figure["verdict"] for result in results for figure in result["figures"])
     alone = Counter(result["status"] for result in results)
     return {
@@ -122,12 +122,10 @@ def _side(side: Snapshot) -> dict[str, Any]:
     return side.model_dump(include={"source", "run_id", "tag", "wherry", "manifest", "finished"})
 
 
-def _pair(
-    base: TargetSnapshot | None,
-    new: TargetSnapshot | None,
-    allowed: frozenset[str],
-    whole: Snapshot,
+def compare_targets(
+    base: TargetSnapshot | None, new: TargetSnapshot | None, allowed: frozenset[str]
 ) -> dict[str, Any]:
+    """One of the comparison's ``results``; at least one of both is given."""
     one = new or base
     assert one is not None
     entry: dict[str, Any] = {
@@ -152,7 +150,7 @@ def _pair(
     if base is None:
         return {**entry, "status": "only new", "why": "the base has no such target"}
     if new is None:
-        return {**entry, "status": "only base", "why": f"{whole.source} has no such target"}
+        return {**entry, "status": "only base", "why": "the new run has no such target"}
     found = differences(base, new)
     entry["unlike"] = [
         {"reason": each.reason, "text": each.text, "allowed": each.reason in allowed}
@@ -193,6 +191,7 @@ def _figure(
     entry: dict[str, Any] = {
         "figure": figure,
         "unit": UNITS[figure] if figure in UNITS else _score(figure, base, new).unit,
+        "better": "lower" if figure in UNITS else _score(figure, base, new).better,
         "base": old,
         "new": fresh,
         "difference": None,
@@ -238,7 +237,9 @@ def _latency(base: TargetSnapshot, new: TargetSnapshot) -> dict[str, Any]:
     if least := [len(s.medians) for s in sides if len(s.medians) < LEAST_ROUNDS]:
         why = f"rounds: {min(least)} of a side, and it takes {LEAST_ROUNDS} to know their noise"
         return {"verdict": "not comparable", "why": why}
-    one_run = base.run_id == new.run_id
+    one_run = bool(new.measured_in) and base.measured_in == new.measured_in
+    if one_run and base.artifact == new.artifact and base.name == new.name:
+        return {"verdict": "same", "why": "it is the same measurement"}
     found = latency_difference(sides[0], sides[1], one_run=one_run)
     return {
         "change": found.change,

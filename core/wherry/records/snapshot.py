@@ -88,6 +88,8 @@ class TargetSnapshot(_Part):
         name: of the result, for people.
         options: all of the backend's.
         run_id: the run that it is of.
+        measured_in: the run that measured it; empty where the record does not tell.
+        fp32: name of its peer in fp32, in the same run; empty without.
         error: the first line, where it was not measured; then nothing else is known.
         model: digest of the original.
         data: digest of the evaluation data; empty without.
@@ -103,6 +105,8 @@ class TargetSnapshot(_Part):
     device: Text
     options: dict[Text, Any]
     run_id: Text
+    measured_in: Text
+    fp32: Text
     error: Text | None = None
     timing: Timing | None = None
     board: Board
@@ -169,6 +173,8 @@ def _target(
         device=target["device"],
         options=target["options"],
         run_id=values["run_id"],
+        measured_in=result.get("measured_in") or "",
+        fp32=result.get("fp32") or "",
         error=None if measured else _first_line(result["error"]),
         timing=_timing(result["latency"], arrays, values) if measured else None,
         board=_board(result, values),

@@ -167,9 +167,11 @@ def result_of(
         "layers_sum_ms": None,
         "layers_runs": None,
         "speedup_vs_fp32": 1.0 if measured else None,
+        "fp32": None,
         "pareto": False,
         "artifact": "sha256:" + "12" * 32 if measured else None,
         "cached": False,
+        "measured_in": "20261124-040500-3f9a" if measured else None,
         "warnings": [],
         "sensors": [{"time_s": 12.5, "values": {"load_1m": 0.1, "governor.policy0": "performance"}}]
         if measured
@@ -234,6 +236,9 @@ def gate_of(passed: bool = True, **changes: object) -> dict:
         "result": "original, onnxruntime fp32 on pi4",
         "reason": "top1 0.985 against 0.985, no drop, at most 0.01",
         "location": "m.yaml:9:5",
+        "against": None,
+        "base": None,
+        "allowed": [],
         **changes,
     }
 
