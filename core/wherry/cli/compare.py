@@ -29,7 +29,6 @@ def compare(
         UsageError: there is no such run, reason, or what to fail on.
         StoreError: a run or a baseline cannot be read.
     """
-    from wherry.home import home
     from wherry.records.compare import FailOn, failures
     from wherry.records.compare import compare as compare_sides
     from wherry.records.likeness import check_reasons
@@ -37,7 +36,7 @@ def compare(
 
     check_reasons(allow)
     judge = None if fail_on is None else FailOn.parse(fail_on)
-    found = compare_sides(*sides(home(), base, new, allow=allow), allow=allow)
+    found = compare_sides(*sides(base, new, allow=allow), allow=allow)
     return {
         **found,
         "fail_on": fail_on,

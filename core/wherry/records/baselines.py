@@ -8,7 +8,7 @@ from typing import Any
 
 from wherry.errors import UsageError, WherryError
 from wherry.records.compare import compare, compare_targets
-from wherry.records.sides import BEST, best, last_of, side
+from wherry.records.sides import BEST, best, is_file, last_of, side
 from wherry.records.snapshot import Snapshot, read_baseline, snapshot
 from wherry.reports import RunRecord
 
@@ -24,12 +24,10 @@ class Baselines:
 
     Args:
         record: of the run, which is not kept yet.
-        home: the folder of wherry's own files.
     """
 
-    def __init__(self, record: RunRecord, home: Path) -> None:
+    def __init__(self, record: RunRecord) -> None:
         self._record = record
-        self._home = home
         self._known: dict[tuple[str, frozenset[str]], Entries | WherryError] = {}
 
     @cached_property
@@ -71,14 +69,17 @@ class Baselines:
         return {entry["name"]: entry for entry in entries if entry["new_run"] is not None}
 
     def _side(self, against: str, allow: frozenset[str]) -> Snapshot:
-        if against == BEST:
-            return best(self._home, self._new, allow=allow)
-        if against == "last":
-            return last_of(self._home, self._record.values["manifest"])
-        if not against.startswith(TAG):
+        from wherry.records.database import Records
+
+        if is_file(against) and not against.startswith(TAG):
             return read_baseline(Path(against))
-        tag = against.removeprefix(TAG)
-        found = side(self._home, tag)
+        with Records.open() as records:
+            if against == BEST:
+                return best(records, self._new, allow=allow)
+            if against == "last":
+                return last_of(records, self._record.values["manifest"])
+            tag = against.removeprefix(TAG)
+            found = side(records, tag)
         if found.tag != tag:
             raise UsageError(
                 f"no run has the tag {tag!r}", remedy=f"Make one with `wherry run --tag {tag}`."

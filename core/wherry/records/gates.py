@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import WherryError
+from wherry.reports import RunRecord
 from wherry.reports.comparison_words import change_text, interval_text
 from wherry.stats import P90_SAMPLES
 
@@ -46,6 +47,11 @@ def evaluate(
         ``location``, ``against``, ``base`` (its value) and ``allowed``.
     """
     return [_evaluate(gate, values, baselines) for gate in gates]
+
+
+def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
+    """The same run with what its gates found."""
+    return replace(record, values={**record.values, "gates": gates})
 
 
 def _evaluate(gate: Gate, values: Mapping[str, Any], baselines: Baselines | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from wherry.errors import UsageError
+from wherry.records.rows import target_key
 from wherry.records.snapshot import Board, TargetSnapshot, Timing
 
 LATENCY, SIZE, MEMORY, ENERGY = "latency.median_ms", "size_bytes", "peak_memory_bytes", "energy_mj"
@@ -63,7 +64,7 @@ def pair(
     """
     left, right = list(base), list(new)
     partner: dict[int, TargetSnapshot] = {}
-    for key in (_whole, _without_options, _without_device):
+    for key in (key_of, _without_options, _without_device):
         mine, theirs = _by(key, left), _by(key, (n for n in right if id(n) not in partner))
         for word, (one, *more) in theirs.items():
             found = mine.get(word, [])
@@ -84,8 +85,10 @@ def _by(key: object, targets: Iterable[TargetSnapshot]) -> dict[object, list[Tar
     return found
 
 
-def _whole(target: TargetSnapshot) -> object:
-    return (*_without_options(target), repr(sorted(target.options.items())))
+def key_of(target: TargetSnapshot) -> str:
+    """What is the same in all runs: variant, backend, precision, device and options."""
+    words = target.model_dump(include={"backend", "precision", "device", "options"})
+    return target_key({"variant": target.variant, "target": words})
 
 
 def _without_options(target: TargetSnapshot) -> tuple[str, ...]:

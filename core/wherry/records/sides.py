@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wherry.difference import LEAST_ROUNDS
-from wherry.errors import StoreError, UsageError
-from wherry.records.likeness import LATENCY, check_reasons, differences, pair
-from wherry.records.runs import list_runs, load_run, read_report
+from wherry.errors import UsageError
+from wherry.records.likeness import LATENCY, check_reasons, differences, key_of
 from wherry.records.snapshot import Snapshot, TargetSnapshot, read_baseline, snapshot
+
+if TYPE_CHECKING:
+    from wherry.records.database import Records
 
 BEST = "best"
 _FILES = (".json", ".baseline")
@@ -20,13 +24,10 @@ def is_file(name: str) -> bool:
     return "/" in name or name.endswith(_FILES)
 
 
-def sides(
-    home: Path, base: str, new: str, *, allow: Iterable[str] = ()
-) -> tuple[Snapshot, Snapshot]:
+def sides(base: str, new: str, *, allow: Iterable[str] = ()) -> tuple[Snapshot, Snapshot]:
     """Both sides of a comparison.
 
     Args:
-        home: the folder of wherry's own files.
         base: an id of a run, the beginning of one, a tag, ``last``, ``last~N``, a baseline file, or
             ``best``.
         new: the same, but ``best``.
@@ -36,22 +37,27 @@ def sides(
         UsageError: there is no such run.
         StoreError: what is there cannot be read.
     """
+    from wherry.records.database import Records
+
     if new == BEST:
         raise UsageError("the best is what others are compared with", remedy="Give it first.")
-    judged = side(home, new)
-    if base == BEST:
-        return best(home, judged, allow=allow), judged
-    return side(home, base), judged
+    if is_file(base) and is_file(new):
+        return read_baseline(Path(base)), read_baseline(Path(new))
+    with Records.open() as records:
+        judged = side(records, new)
+        if base == BEST:
+            return best(records, judged, allow=allow), judged
+        return side(records, base), judged
 
 
-def side(home: Path, name: str) -> Snapshot:
+def side(records: Records, name: str) -> Snapshot:
     """A run's, or a baseline file's; see `sides`."""
     if is_file(name):
         return read_baseline(Path(name))
-    return snapshot(load_run(home, name))
+    return snapshot(records.load(name))
 
 
-def best(home: Path, new: Snapshot, *, allow: Iterable[str] = ()) -> Snapshot:
+def best(records: Records, new: Snapshot, *, allow: Iterable[str] = ()) -> Snapshot:
     """Of each target of a run the fastest clean measurement like it, over all other runs.
 
     It is the luckiest, too: what is compared with it looks a little worse than it is.
@@ -60,15 +66,22 @@ def best(home: Path, new: Snapshot, *, allow: Iterable[str] = ()) -> Snapshot:
         UsageError: no target has any.
     """
     allowed = check_reasons(allow)
-    found: dict[str, TargetSnapshot] = {}
-    for run in _others(home, new.run_id):
-        for old, fresh in pair(run.targets, new.targets):
-            if old is None or fresh is None or not _like(old, fresh, allowed):
-                continue
-            assert old.timing is not None
-            known = found.get(fresh.name)
-            if known is None or (known.timing and old.timing.median_ms < known.timing.median_ms):
-                found[fresh.name] = old
+    load = cache(lambda run_id: snapshot(records.load(run_id)))
+    found: list[TargetSnapshot] = []
+    for target in new.targets:
+        points = records.trend(key_of(target))
+        known = [
+            point
+            for point in points
+            if point.value is not None
+            and point.run_id != new.run_id
+            and (point.clean or "not-clean" in allowed)
+        ]
+        for point in sorted(known, key=lambda point: point.value or 0.0):
+            old = next(t for t in load(point.run_id).targets if key_of(t) == key_of(target))
+            if _like(old, target, allowed):
+                found.append(old)
+                break
     if not found:
         raise UsageError(
             f"no other run has a clean measurement like those of {new.source}",
@@ -81,7 +94,7 @@ def best(home: Path, new: Snapshot, *, allow: Iterable[str] = ()) -> Snapshot:
         wherry=new.wherry,
         manifest=new.manifest,
         finished="",
-        targets=list(found.values()),
+        targets=found,
     )
 
 
@@ -94,26 +107,10 @@ def _like(old: TargetSnapshot, new: TargetSnapshot, allowed: frozenset[str]) -> 
     return not reasons - allowed
 
 
-def _others(home: Path, run_id: str) -> Iterator[Snapshot]:
-    """All runs but one; what cannot be read cannot be the best."""
-    for folder in list_runs(home):
-        if folder.name == run_id:
-            continue
-        try:
-            yield snapshot(load_run(home, folder.name))
-        except StoreError:
-            continue
-
-
-def last_of(home: Path, manifest: str) -> Snapshot:
+def last_of(records: Records, manifest: str) -> Snapshot:
     """The last run of a manifest; raises `UsageError` where there is none."""
-    for folder in reversed(list_runs(home)):
-        try:
-            same = read_report(folder)["manifest"] == manifest
-        except StoreError:
-            continue
-        if same:
-            return side(home, folder.name)
+    for run in records.runs(limit=1, manifest=manifest):
+        return side(records, run.run_id)
     raise UsageError(
         f"there is no earlier run of {manifest}",
         remedy="Run it once without the gate, or name a baseline file.",
