@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wherry.entry import canonical
-from wherry.errors import StoreError
+from wherry.errors import StoreError, UsageError
 from wherry.reports import RunRecord
 
 VERSION = 1
@@ -263,10 +263,18 @@ def render(record: RunRecord) -> str:
     """The baseline file: JSON with sorted keys, a line a value, what was measured only.
 
     The checksum tells a file that was edited or badly merged; it is no signature.
+
+    Raises:
+        UsageError: nothing was measured.
     """
     whole = snapshot(record)
     kept = [target for target in whole.targets if target.error is None]
     kept.sort(key=lambda target: target.name)
+    if not kept:
+        raise UsageError(
+            f"nothing was measured in {whole.source}: it is no baseline",
+            remedy="Name a run that has results.",
+        )
     body = whole.model_copy(update={"targets": kept}).model_dump(mode="json")
     del body["source"]  # what is true of the file now need not be so later
     form = {"wherry_baseline": VERSION, "sha256": _checksum(body), **body}
