@@ -9,7 +9,7 @@ from typing import Any
 from wherry.errors import UsageError, WherryError
 from wherry.records.compare import compare, compare_targets
 from wherry.records.sides import BEST, best, is_file, last_of, side
-from wherry.records.snapshot import Snapshot, read_baseline, snapshot
+from wherry.records.snapshot import Snapshot, plain, read_baseline, snapshot
 from wherry.reports import RunRecord
 
 FP32 = "fp32"
@@ -55,7 +55,7 @@ class Baselines:
         found = self._known[key]
         if isinstance(found, WherryError):
             raise found
-        if name not in found:
+        if (name := plain(name)) not in found:
             raise UsageError(
                 f"{name} has no peer in fp32 that the same clock timed",
                 remedy="Add the precision fp32 to its targets, or narrow the gate's `where:`.",

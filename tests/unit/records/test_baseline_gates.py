@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from record_makers import result_of
 from run_makers import measured, run_of
@@ -66,7 +68,9 @@ def test_a_size_is_exact(file):
     nothing = gate(file, "size_bytes", max_increase=Drop(0.0))
     assert judge(nothing, measured(size_bytes=1000))["passed"]
     assert not judge(nothing, measured(size_bytes=1001))["passed"]
-    assert judge(gate(file, "size_bytes", max_increase=Drop(1)), measured(size_bytes=1001))["passed"]
+    assert judge(gate(file, "size_bytes", max_increase=Drop(1)), measured(size_bytes=1001))[
+        "passed"
+    ]
 
 
 def test_a_drop_against_a_file(file):
@@ -106,8 +110,7 @@ def test_no_gate_compares_without_a_way_to():
 
 
 def test_a_damaged_baseline_fails(file):
-    with open(file, "a") as stream:
-        stream.write(" x")
+    Path(file).write_text(Path(file).read_text() + " x")
     assert not judge(gate(file, max_increase=PERCENT), measured())["passed"]
 
 
@@ -163,7 +166,9 @@ def fp32_and(int8_ms, *, fp32="original, onnxruntime fp32 on pi4", **changes):
 @pytest.mark.parametrize(("ms", "passed"), [(2.5, True), (4.9, False)])
 def test_a_speed_up_against_fp32(ms, passed):
     only = Selector(precision=frozenset({"int8"}))
-    found = judge(gate("fp32", min_speedup=1.5, where=only), *fp32_and(ms, latency={"clean": False}))
+    found = judge(
+        gate("fp32", min_speedup=1.5, where=only), *fp32_and(ms, latency={"clean": False})
+    )
     assert found["passed"] is passed
     assert found["base"] == pytest.approx(5.0, rel=1e-3)
     found = judge(gate("fp32", max_increase=PERCENT, where=only), *fp32_and(5.6))

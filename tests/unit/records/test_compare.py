@@ -113,7 +113,7 @@ UNLIKE = {
     "convention": (measured(), {"measure": {**VALUES["measure"], "convention": 2}}, "1 against 2"),
     "data": (measured(), {"data": NEW_DATA}, "other samples, as many"),
     "metric": (measured(), {"metrics": NEW_METRIC}, "is made by other code"),
-    "original": (measured(), {"model": {**VALUES["model"], "digest": "00"}}, "each run's own original"),
+    "original": (measured(), {"model": {**VALUES["model"], "digest": "00"}}, "own original"),
     "energy": (measured(energy_mj=2.0, extra={"energy": {"method": "counter", "source": "RAPL"}}),
                {}, "rail VDD_IN against counter RAPL"),
 }  # fmt: skip
