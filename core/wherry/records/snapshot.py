@@ -324,5 +324,5 @@ def _unreadable(path: Path, why: str) -> StoreError:
     return StoreError(
         f"the baseline cannot be used: {why}",
         where=str(path),
-        remedy="Write it anew: `wherry report RUN --format baseline --output FILE`.",
+        remedy="Write it anew: `wherry report RUN --output NAME.baseline.json`.",
     )

@@ -14,41 +14,41 @@ _SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>#|~&"})
 def render(record: RunRecord) -> str:
     """A table of the results, the front's marks, what went wrong, the gates; a line is a line."""
     values = record.values
-    lines = [f"### wherry: {_text(values['manifest'])}", ""]
+    lines = [f"### wherry: {escaped(values['manifest'])}", ""]
     measured = [result for result in values["results"] if result["status"] == "ok"]
     if measured:
         lines += [*_table(measured, values), ""]
     for result in measured:
         if text := words.sustained_text(result):
-            lines.append(f"- {_text(result['name'])}: {_text(text)}")
+            lines.append(f"- {escaped(result['name'])}: {escaped(text)}")
     for status, note in words.unmeasured(values["results"]):
-        lines.append(f"- **{status}**: {_text(note.where)}: {_text(note.text)}")
+        lines.append(f"- **{status}**: {escaped(note.where)}: {escaped(note.text)}")
     for note in words.notes(values["results"]):
-        lines.append(f"- note: {_text(note.text)} ({_text(note.where)})")
+        lines.append(f"- note: {escaped(note.text)} ({escaped(note.where)})")
     for gate in values["gates"]:
         verdict = "gate holds" if gate["passed"] else "**gate failed**"
-        lines.append(f"- {verdict}: {_text(gate['gate'])}: {_text(gate['reason'])}")
-    run, version, end = (_text(values[key]) for key in ("run_id", "wherry", "finished"))
+        lines.append(f"- {verdict}: {escaped(gate['gate'])}: {escaped(gate['reason'])}")
+    run, version, end = (escaped(values[key]) for key in ("run_id", "wherry", "finished"))
     lines += ["", f"Run {run}, wherry {version}, {end}."]
     return "\n".join(lines) + "\n"
 
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
     """What has changed in a table, and all figures folded away; for a pull request."""
-    lines = [f"### wherry: {_text(comparison_words.title(comparison))}", ""]
-    lines += [f"**{_text(comparison_words.summary(comparison))}**", ""]
+    lines = [f"### wherry: {escaped(comparison_words.title(comparison))}", ""]
+    lines += [f"**{escaped(comparison_words.summary(comparison))}**", ""]
     every = list(comparison_words.rows(comparison))
     changed = [row for row in every if row.told]
     lines += [*_comparison_table(changed), ""] if changed else []
     for each in comparison["failures"]:
         text = comparison_words.failure_text(each, comparison)
-        lines.append(f"- **fails**: {_text(text)}")
-    lines += [f"- note: {_text(note)}" for note in comparison_words.notes(comparison)]
+        lines.append(f"- **fails**: {escaped(text)}")
+    lines += [f"- note: {escaped(note)}" for note in comparison_words.notes(comparison)]
     if len(every) > len(changed):
         summary = f"<details><summary>All {len(every)} figures</summary>"
         lines += ["", summary, "", *_comparison_table(every), "", "</details>"]
-    versions = _text(f"wherry {comparison['base']['wherry']} and {comparison['new']['wherry']}")
-    lines += ["", f"{versions}, {_text(comparison['new']['finished'])}."]
+    versions = escaped(f"wherry {comparison['base']['wherry']} and {comparison['new']['wherry']}")
+    lines += ["", f"{versions}, {escaped(comparison['new']['finished'])}."]
     return "\n".join(lines) + "\n"
 
 
@@ -82,13 +82,13 @@ def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
             )
         )
     explained = ", ".join(f"{sign} {text}" for sign, text in words.legend(results).items())
-    return [*rows, *(["", _text(explained)] if explained else [])]
+    return [*rows, *(["", escaped(explained)] if explained else [])]
 
 
 def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(_text, cells))} |"
+    return f"| {' | '.join(map(escaped, cells))} |"
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
     """Any text on one line, with nothing left that Markdown or HTML would take for markup."""
     return words.one_line(value).translate(_SPECIAL)

@@ -91,10 +91,10 @@ def test_a_missing_baseline_fails_and_says_what_to_do(database, tmp_path):
     found = judge(gate(str(tmp_path / "none.json"), max_increase=PERCENT), measured())
     assert (found["passed"], found["base"]) == (False, None)
     assert "there is nothing to compare with" in found["reason"]
-    assert "`wherry report RUN --format baseline --output FILE`" in found["reason"]
+    assert "`wherry report RUN --output NAME.baseline.json`" in found["reason"]
     for against, words in (
         ("last", "there is no earlier run of manifests/quickstart.yaml"),
-        ("tag:release", "there is no run yet"),
+        ("tag:release", "no other run has the tag 'release'"),
         ("best", "no other run has a clean measurement"),
     ):
         found = judge(gate(against, max_increase=PERCENT), measured())
@@ -118,7 +118,7 @@ def test_a_target_that_the_baseline_has_not_fails(file):
     found = judge(gate(file, max_increase=PERCENT), measured(5.0, "slim"))
     assert not found["passed"]
     assert "the base has no such target" in found["reason"]
-    assert "wherry report --format baseline" in found["reason"]
+    assert "wherry report --output NAME.baseline.json" in found["reason"]
 
 
 def test_what_is_unlike_fails_with_its_reason_unless_it_is_allowed(file):
@@ -153,7 +153,20 @@ def test_against_runs_in_the_database(database):
         assert found["base"] == pytest.approx(base, rel=1e-3), against
         assert found["passed"] == (base == 5.0)
     found = judge(gate("tag:20261120", max_increase=PERCENT), measured(5.0))
-    assert "no run has the tag '20261120'" in found["reason"]
+    assert "no other run has the tag '20261120'" in found["reason"]
+
+
+def test_a_run_that_is_kept_is_compared_with_those_before_it(database):
+    mine = run_of(measured(5.0), run_id=NEW, tag="release")
+    with database() as records:
+        records.save(run_of(measured(4.0), run_id="20261120-000000-0001", tag="release"))
+        records.save(mine)
+        records.save(run_of(measured(9.0), run_id="20261126-000000-0001",
+                            started="2026-11-26T00:00:00+00:00"))  # fmt: skip
+    for against in ("last", "tag:release", "best"):
+        asked = gate(against, max_increase=PERCENT)
+        (found,) = evaluate([asked], mine.values, Baselines(mine))
+        assert found["base"] == pytest.approx(4.0, rel=1e-3), against
 
 
 def fp32_and(int8_ms, *, fp32="original, onnxruntime fp32 on pi4", **changes):

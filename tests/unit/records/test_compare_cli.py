@@ -55,7 +55,7 @@ def test_json_is_what_the_function_gives(runs, wherry):
 def test_a_baseline_in_git_and_all_files(runs, wherry, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wherry("report", "release", "--format", "baseline", "--output", "b.json")
-    wherry("report", "release", "--output", "b.baseline")
+    wherry("report", "release", "--output", "b.baseline.json")
     files = ("--markdown", "c.md", "--junit", "c.xml")
     out, err = wherry("compare", "b.json", "--fail-on", "worse:5%", "--github", *files, code=3)
     assert "baseline b.json to run" in out
@@ -64,9 +64,9 @@ def test_a_baseline_in_git_and_all_files(runs, wherry, tmp_path, monkeypatch):
     assert "worse:5%: original, onnxruntime fp32 on pi4: latency.median_ms" in err
     assert "### wherry" in (tmp_path / "c.md").read_text()
     assert ET.parse(tmp_path / "c.xml").getroot().get("name").startswith("wherry compare")
-    wherry("compare", "b.baseline", "--fail-on", "worse:15%")
+    wherry("compare", "b.baseline.json", "--fail-on", "worse:15%")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
-        "b.baseline", "b.json", "c.md", "c.xml",
+        "b.baseline.json", "b.json", "c.md", "c.xml",
     ]  # fmt: skip
 
 

@@ -42,7 +42,6 @@ def test_runs_and_files_by_their_names(filled, tmp_path):
 
 def test_a_file_is_one_by_its_folder_or_its_end():
     assert is_file("b.json")
-    assert is_file("b.baseline")
     assert is_file("./b")
     assert not is_file("release")
     assert not is_file("last~1")
@@ -75,9 +74,13 @@ def test_without_any_like_it_there_is_no_best(filled):
 
 
 def test_the_last_of_a_manifest(filled):
-    assert last_of(filled, "manifests/quickstart.yaml").run_id == "20261125-000000-0005"
+    manifest = "manifests/quickstart.yaml"
+    assert last_of(filled, manifest, "none").run_id == "20261125-000000-0005"
+    assert last_of(filled, manifest, "20261121-000000-0001").run_id == "20261120-000000-0000"
+    with pytest.raises(UsageError, match="no earlier run of manifests"):
+        last_of(filled, manifest, "20261120-000000-0000")
     with pytest.raises(UsageError, match="no earlier run of other"):
-        last_of(filled, "other.yaml")
+        last_of(filled, "other.yaml", "none")
 
 
 def test_what_is_not_there(filled, tmp_path):
