@@ -1,4 +1,4 @@
-"""Takes the README's picture of a report: ``python tests/browser/picture.py REPORT.html OUT.png``."""
+"""The README's picture, of a report: ``python tests/browser/picture.py REPORT.html OUT.png``."""
 
 from __future__ import annotations
 
