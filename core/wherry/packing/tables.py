@@ -45,6 +45,13 @@ class Table:
         codes = float(self.counts @ table_lengths(self).astype(np.int64))
         return codes + 8 * len(self.described()) + 4 * len(self.entries)
 
+    @property
+    def least_bits(self) -> float:
+        """Less than `bits` and quicker: the entropy, and a byte for each entry."""
+        total = float(self.counts.sum())
+        entropy = total * np.log2(total) - float(self.counts @ np.log2(self.counts))
+        return float(entropy) + 12 * len(self.entries)
+
     def with_(self, other: Table) -> Table:
         """One table for both."""
         entries, places = np.unique(
@@ -220,6 +227,8 @@ def _nearest(groups: Sequence[tuple[Table, float, list[int]]]) -> tuple[int, Tab
         table, bits, _ = groups[place]
         if table.width == last.width and len(table.entries) + len(last.entries) <= _MOST_ENTRIES:
             joined = table.with_(last)
+            if bits + own - joined.least_bits <= least:
+                continue  # a code is not needed to tell
             gain = bits + own - (cost := joined.bits)
             if gain > least:
                 least, best = gain, (place, joined, cost)

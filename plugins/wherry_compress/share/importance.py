@@ -44,7 +44,7 @@ def importances(network: Network, job: Job) -> dict[str, np.ndarray]:
         raise Refusal(
             "the calibration data say nothing of the weights: no layer's input, or no change of "
             "it, reaches the outputs",
-            remedy="Use other samples, or the pass without `-fisher`.",
+            remedy="Use other samples, or leave `fisher` out.",
         )
     least = min(float(each[each > 0].min()) for each in found.values() if each.any())
     return {name: np.maximum(each, least * 1e-3) for name, each in found.items()}
