@@ -25,7 +25,7 @@ MARK = ("wherry.pack", "huffman")
 
 MAGIC = b"WPK\x01"
 _PREFIX = struct.Struct("<4sQ32sI")
-_SURELY = 0.55  # of the whole file deflated quickly: doing it slowly will not bring as much
+_SURELY = 0.8  # of the whole file deflated quickly: doing it slowly will not bring as much
 _REST = 0  # the kind of a segment that is not coded; else how many tables it has
 
 
@@ -33,7 +33,7 @@ def pack(data: bytes) -> bytes:
     """The container of a file; the same bytes for the same file."""
     regions = find(data)
     coded = _container(data, regions)
-    if not regions or len(coded) < _SURELY * len(zlib.compress(data, 1)):
+    if not regions or len(coded) < _SURELY * len(zlib.compress(data)):
         return coded
     return min(coded, _container(data, []), key=len)
 

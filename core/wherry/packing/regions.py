@@ -27,6 +27,9 @@ from wherry.packing.tables import Table
 WIDTHS = (4, 2)
 """Bytes of the words that are looked for."""
 
+VECTORS = (8, 16, 32)
+"""And where words come in vectors (vector quantisation): bytes of those."""
+
 MOST_ENTRIES = 1 << 14
 """Of a codebook."""
 
@@ -43,6 +46,9 @@ _SAMPLE_WORDS = 1 << 14
 _ROUNDS = 4
 _COUNT_BITS = 22  # a piece has fewer words
 _HASH_BITS = 18
+_WINDOW_BYTES = 1 << 14
+_WINDOWS = 16
+_JOINT = 0.8
 _SWITCH = 320.0  # bits, to go on at another alignment
 
 
@@ -69,7 +75,7 @@ def _within(data: memoryview, offset: int, rounds: int) -> list[Region]:
         at = region.stop
     del found[-1]
     for _ in range(_ROUNDS if rounds == _ROUNDS else 0):
-        more = known(data, found)
+        more = known(data, [each for each in found if each.width in WIDTHS], found)
         if not more:
             break
         found = sorted([*found, *more], key=lambda region: region.start)
@@ -89,7 +95,8 @@ def _aligned(data: memoryview, found: Sequence[Region]) -> list[Region]:
     for region, last in zip(found, stops, strict=True):
         first = moved[-1].stop if moved else 0
         best, least = region, float("inf")
-        for shift in sorted(range(1 - region.width, region.width), key=abs):
+        shifts = range(1 - region.width, region.width) if region.width in WIDTHS else ()
+        for shift in sorted(shifts, key=abs):
             start, stop = region.start + shift, region.stop + shift
             if start < first or stop > last:
                 start += region.width if start < first else 0
@@ -144,7 +151,8 @@ def _grown(data: memoryview) -> list[_Candidate]:
     block = _LEAST_BLOCK
     while len(data) > block * _MOST_BLOCKS:
         block *= 2
-    places = [(width, phase) for width in WIDTHS for phase in range(width)]
+    widths = WIDTHS + (VECTORS if _has_vectors(data) else ())
+    places = [(width, phase) for width in widths for phase in range(width)]
     blocks = len(data) // block + 1
     prices = [_deflated(data, blocks, block)]
     for width, phase in places:
@@ -168,6 +176,29 @@ def _grown(data: memoryview) -> list[_Candidate]:
         for region, price in found.items()
         if (stored := 8.0 * len(zlib.compress(data[region.start : region.stop], 1))) > price
     ]
+
+
+def _has_vectors(data: memoryview) -> bool:
+    """Whether pairs of words are clearly fewer bits than the two words, somewhere."""
+    for start in range(0, len(data), max(_WINDOW_BYTES, len(data) // _WINDOWS)):
+        stop = start + _WINDOW_BYTES
+        phases = [words_at(data, 4, phase, start, stop)[1] for phase in range(4)]
+        if len(phases[-1]) <= 2 * _SURE:
+            continue
+        words = min(phases, key=_bits_of).astype(np.uint64)  # others hold parts of two words
+        for shift in range(2):
+            one, other = (words[shift + place :: 2][: len(words) // 2 - 1] for place in range(2))
+            joint = _bits_of(one << np.uint64(32) | other)
+            if joint < _JOINT * min(2 * _bits_of(words), math.log2(len(one))):
+                return True
+    return False
+
+
+def _bits_of(words: np.ndarray) -> float:
+    """The entropy of a word, bits."""
+    _, counts = np.unique(words, return_counts=True)
+    shares = counts / len(words)
+    return float(-shares @ np.log2(shares))
 
 
 def _deflated(data: memoryview, blocks: int, block: int) -> np.ndarray:

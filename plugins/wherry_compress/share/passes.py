@@ -120,7 +120,12 @@ class Vectors(_Shared):
         gt=0,
         le=1,
         description="a layer stays as it is where the squared error would be more than this share "
-        "of its weights' squares",
+        "of its weights' squares; with `correct` of the squares of what it gives",
+    )
+    correct: bool = Field(
+        default=False,
+        description="codewords are fitted to what each layer gives, after the layers before it "
+        "were shared; on calibration data",
     )
     layers: dict[str, Annotated[int, Field(ge=0, le=12)]] = Field(
         default_factory=dict,
@@ -145,6 +150,10 @@ _DRAWN: frozenset[Need] = frozenset({"seed"})
 
 def _scalar_needs(parameters: _Scalar) -> frozenset[Need]:
     return frozenset({"calibration"}) if parameters.fisher else frozenset()
+
+
+def _vectors_need(parameters: Vectors) -> frozenset[Need]:
+    return frozenset({"calibration"}) if parameters.correct else frozenset()
 
 
 def _kmeans_needs(parameters: Kmeans) -> frozenset[Need]:
@@ -185,6 +194,7 @@ MEMBERS: tuple[Member, ...] = (
                 description=f"short vectors of weights share codewords: {words}",
                 parameters=parameters,
                 needs=_DRAWN,
+                needs_with=_vectors_need,
                 effects=_EFFECTS,
                 space={"bits": (4, 6, 8), "length": (2, 4, 8)},
             ),
