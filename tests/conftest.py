@@ -30,6 +30,7 @@ def wherry_home(tmp_path: Path, shared_environments: Path, monkeypatch: pytest.M
     (home / "environments").symlink_to(shared_environments)
     monkeypatch.setenv("WHERRY_HOME", str(home))
     monkeypatch.setenv("WHERRY_CONFIG", str(tmp_path / "wherry-config"))
+    monkeypatch.delenv("WHERRY_RECORDS", raising=False)
     return home
 
 

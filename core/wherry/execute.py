@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wherry.errors import GateFailed, RunFailed, UnsupportedError
+from wherry.errors import GateFailed, RunFailed, StoreError, UnsupportedError
 from wherry.home import home
 
 if TYPE_CHECKING:
@@ -25,6 +25,24 @@ if TYPE_CHECKING:
     from wherry.stages.context import Services
 
 _log = logging.getLogger(__name__)
+
+
+UNKEPT_FILE = "record.jsonl"
+"""In a run's folder: its record, where the database could not take it."""
+
+
+class UnkeptError(StoreError):
+    """A run ended, and the database could not take its record.
+
+    Args:
+        error: what the database said, with what to do.
+        record: of the run.
+    """
+
+    def __init__(self, error: StoreError, record: RunRecord) -> None:
+        message = f"the run was not kept: {error.message}"
+        super().__init__(message, where=error.where, remedy=error.remedy)
+        self.record = record
 
 
 @dataclass(frozen=True)
@@ -76,8 +94,8 @@ def prepare(
     from wherry.host import Host as HostClass
     from wherry.manifest import load_manifest
     from wherry.plan import make_plan
+    from wherry.records.naming import new_run_id
     from wherry.records.requests import Request, digest_of
-    from wherry.records.runs import new_run_id
     from wherry.stages.context import Services as ServicesClass
     from wherry.store import Store
 
@@ -157,7 +175,7 @@ def execute(
     tag: str | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> RunRecord:
-    """Run the plan, judge the gates, and keep the record below ``home()/runs``.
+    """Run the plan, judge the gates, and keep the record in the database of records.
 
     Args:
         prepared: by `prepare` or `prepare_again`.
@@ -167,14 +185,15 @@ def execute(
 
     Raises:
         Interrupted: on Ctrl-C.
-        StoreError: the home cannot be written, so that nothing was run, or the record not kept.
+        StoreError: the home or the database cannot be used, so that nothing was run.
+        UnkeptError: all was run, and the database could not take the record.
     """
     from wherry.engine.local import run_steps
     from wherry.filelock import hold
     from wherry.records.assemble import assemble
-    from wherry.records.gates import evaluate
+    from wherry.records.database import Records
+    from wherry.records.gates import evaluate, with_gates
     from wherry.records.requests import RUNNING, save_request
-    from wherry.records.runs import save_run, with_gates
     from wherry.stages.context import SCRATCH
 
     services, run_id = prepared.services, prepared.run_id
@@ -187,6 +206,7 @@ def execute(
             services.run_directory.mkdir(parents=True)
             stack.enter_context(hold(services.run_directory / RUNNING, remove=True))
             save_request(request, services.run_directory)
+        Records.open().close()  # what is wrong with it is said now, not in hours
         try:
             outcomes = run_steps(services, jobs=jobs, on_event=on_event)
         finally:
@@ -201,9 +221,27 @@ def execute(
     )
     judged = evaluate(services.manifest.gates, record.values)
     record = with_gates(record, judged)
-    with services.store.files():
-        save_run(record, services.run_directory)
+    _keep(record, services.run_directory)
     return record
+
+
+def _keep(record: RunRecord, directory: Path) -> None:
+    """In the database; where that fails, in the run's folder, and `UnkeptError` says so."""
+    from wherry.records.database import Records
+    from wherry.records.transfer import export_file
+
+    try:
+        with Records.open() as records:
+            records.save(record)
+    except StoreError as error:
+        path = directory / UNKEPT_FILE
+        try:
+            export_file([record], path)
+        except StoreError as second:
+            error.remedy = f"Nor is it in a file: {second}"
+        else:
+            error.remedy = f"It is in {path}: `wherry records import` that once the database works."
+        raise UnkeptError(error, record) from error
 
 
 def _sweep(runs: Path) -> None:

@@ -19,6 +19,7 @@ VERBS: Mapping[str, str] = {
     "run": "Run a manifest and report.",
     "report": "Show or convert the report of a run.",
     "debug": "Find the layer that loses the accuracy.",
+    "bundle": "Pack the winner of a run; verify a bundle.",
     "devices": "List, probe and set up boards.",
     "plugins": "List the plugins and what they provide.",
     "doctor": "Check this machine, the plugins, their environments.",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wherry.errors import StoreError, UsageError
+from wherry.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,12 +22,12 @@ def report(run: str = "last") -> RunRecord:
 
     Raises:
         UsageError: there is no such run.
-        StoreError: its files cannot be read.
+        StoreError: it is not as it was kept, or the database cannot be used.
     """
-    from wherry.home import home
-    from wherry.records.runs import load_run
+    from wherry.records.database import Records
 
-    return load_run(home(), run)
+    with Records.open() as records:
+        return records.load(run)
 
 
 @click.command(name="report", short_help="Show or convert the report of a run.")
@@ -36,18 +37,27 @@ def report(run: str = "last") -> RunRecord:
     "--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout."
 )
 @click.option("--list", "listing", is_flag=True, help="List the runs instead.")
+@click.option("--limit", type=click.IntRange(min=1), help="Of the list: the newest so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the report, or the list.")
 def command(
-    run: str | None, form: str | None, output: Path | None, listing: bool, as_json: bool
+    run: str | None,
+    form: str | None,
+    output: Path | None,
+    listing: bool,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """Show RUN (an id, a tag, last, last~1, ...; default: last), or write it in another form."""
     if listing:
         if run or form or output:
             raise UsageError(
-                "--list shows all runs, in one form", remedy="Give nothing beside it but --json."
+                "--list shows the runs, in one form",
+                remedy="Give nothing beside it but --limit and --json.",
             )
-        _print_list(as_json=as_json)
+        _print_list(limit, as_json=as_json)
         return
+    if limit is not None:
+        raise UsageError("--limit is of the list", remedy="Give --list with it.")
     if as_json:
         if form not in {None, "json"}:
             raise UsageError(f"--json and --format {form} ask for two forms", remedy="Give one.")
@@ -66,7 +76,12 @@ def command(
     name = _form(form, output, forms)
     record = report(run or "last")
     if output is None:
-        click.echo(forms[name].render(record), nl=False)
+        made = forms[name].render(record)
+        if isinstance(made, bytes) and sys.stdout.isatty():
+            raise UsageError(
+                f"{name} is no text for a terminal", remedy="Give a file with --output."
+            )
+        click.echo(made, nl=False)
     else:
         write_reports(record, {name: output}, forms)
 
@@ -81,9 +96,9 @@ def _form(form: str | None, output: Path | None, forms: Mapping[str, Report]) ->
             remedy=f"There are {', '.join(sorted(forms))}.",
         )
     assert output is not None
-    for name, known in forms.items():
-        if known.suffix == output.suffix:
-            return name
+    fitting = {known.suffix: name for name, known in forms.items() if _ends(output, known.suffix)}
+    if fitting:
+        return fitting[max(fitting, key=len)]
     suffixes = ", ".join(sorted(known.suffix for known in forms.values()))
     raise UsageError(
         f"no form of a report ends in {output.suffix!r}; there are {suffixes}",
@@ -91,8 +106,12 @@ def _form(form: str | None, output: Path | None, forms: Mapping[str, Report]) ->
     )
 
 
-def _print_list(*, as_json: bool) -> None:
-    rows = _runs()
+def _ends(output: Path, suffix: str) -> bool:
+    return output.name.endswith(suffix) and output.name != suffix
+
+
+def _print_list(limit: int | None, *, as_json: bool) -> None:
+    rows = _runs(limit)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -103,44 +122,36 @@ def _print_list(*, as_json: bool) -> None:
 
     console = Console()
     for row in rows:
-        if "error" in row:
-            words = [row["run"], row["error"]]
-        else:
-            tag = f" ({row['tag']})" if row["tag"] else ""
-            counts = ", ".join(
-                f"{row[status]} {status}" for status in ("ok", "failed", "skipped") if row[status]
-            )
-            gates = "gates hold" if row["gates"] else "no gates"
-            if row["gates_failed"]:
-                gates = f"{row['gates_failed']} of {row['gates']} gates failed"
-            words = [f"{row['run']}{tag}", f"{counts}; {gates}", row["manifest"]]
+        tag = f" ({row['tag']})" if row["tag"] else ""
+        counts = ", ".join(
+            f"{row[status]} {status}" for status in ("ok", "failed", "skipped") if row[status]
+        )
+        gates = "gates hold" if row["gates"] else "no gates"
+        if row["gates_failed"]:
+            gates = f"{row['gates_failed']} of {row['gates']} gates failed"
+        words = [f"{row['run']}{tag}", f"{counts}; {gates}", row["manifest"]]
         console.print(Text("  ".join(map(one_line, words))), soft_wrap=True)
     if not rows:
         console.print("There is no run yet; `wherry run` makes one.")
 
 
-def _runs() -> list[dict[str, Any]]:
-    """All runs, the newest last; of one that cannot be read, why."""
-    from wherry.home import home
-    from wherry.records.runs import list_runs, read_report
+def _runs(limit: int | None) -> list[dict[str, Any]]:
+    """The newest runs, the last of them last."""
+    from wherry.records.database import Records
 
-    rows: list[dict[str, Any]] = []
-    for folder in list_runs(home()):
-        try:
-            values = read_report(folder)
-        except StoreError as error:
-            rows.append({"run": folder.name, "error": str(error)})
-            continue
-        states = [result["status"] for result in values["results"]]
-        rows.append(
-            {
-                "run": folder.name,
-                "tag": values["tag"],
-                "started": values["started"],
-                "manifest": values["manifest"],
-                **{status: states.count(status) for status in ("ok", "failed", "skipped")},
-                "gates": len(values["gates"]),
-                "gates_failed": sum(not gate["passed"] for gate in values["gates"]),
-            }
-        )
-    return rows
+    with Records.open() as records:
+        found = records.runs(limit)
+    return [
+        {
+            "run": each.run_id,
+            "tag": each.tag,
+            "started": each.started.isoformat(timespec="seconds"),
+            "manifest": each.manifest,
+            "ok": each.ok,
+            "failed": each.failed,
+            "skipped": each.skipped,
+            "gates": each.gates,
+            "gates_failed": each.gates_failed,
+        }
+        for each in reversed(found)
+    ]

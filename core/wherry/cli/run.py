@@ -48,9 +48,10 @@ def run(
 
     Raises:
         UsageError: there is no such run to continue, or more is asked than to continue it.
+        UnkeptError: all was run, and the database could not take the record; the error has it.
     """
-    from wherry.execute import execute
-    from wherry.records.runs import check_tag
+    from wherry.execute import UnkeptError, execute
+    from wherry.records.naming import check_tag
 
     check_folders(outputs or {})
     if tag is not None:
@@ -64,7 +65,11 @@ def run(
                 f"there is no form of a report named {form!r}",
                 remedy=f"There are {', '.join(sorted(reports))}.",
             )
-    record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+    try:
+        record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+    except UnkeptError as error:
+        write_reports(error.record, outputs or {}, reports)
+        raise
     write_reports(record, outputs or {}, reports)
     return record
 
@@ -111,10 +116,10 @@ def write_reports(
 ) -> None:
     """Write each report to its file, by rename."""
     for form, path in outputs.items():
-        text = reports[form].render(record)
+        made = reports[form].render(record)
         temporary = path.with_name(path.name + ".part")
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(made.encode() if isinstance(made, str) else made)
             temporary.replace(path)
         except OSError as error:
             raise StoreError(
@@ -150,6 +155,7 @@ def write_reports(
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Markdown.")
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write CSV.")
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE", help="Write Parquet.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML.")
 def command(
     manifest: Path | None,
@@ -169,8 +175,8 @@ def command(
     """
     from rich.console import Console
 
-    from wherry.execute import execute, raise_for_outcome
-    from wherry.records.runs import check_tag
+    from wherry.execute import UnkeptError, execute, raise_for_outcome
+    from wherry.records.naming import check_tag
     from wherry.reports.terminal import print_record
 
     outputs = {form: path for form, path in files.items() if path is not None}
@@ -183,11 +189,17 @@ def command(
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
     prepared = _prepare(manifest, continue_, sets, remeasure, tell)
+    unkept: UnkeptError | None = None
     with progress_display(prepared.plan, errors) as on_event:
-        record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+        try:
+            record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+        except UnkeptError as error:
+            record, unkept = error.record, error
     write_reports(record, outputs, prepared.services.host.reports)
     if not quiet:
         print_record(record, Console())
+    if unkept is not None:
+        raise unkept
     raise_for_outcome(record, shown=not quiet)
 
 

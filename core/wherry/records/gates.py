@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from wherry.reports import RunRecord
 from wherry.stats import P90_SAMPLES
 
 if TYPE_CHECKING:
@@ -39,6 +40,19 @@ def evaluate(gates: Sequence[Gate], values: Mapping[str, Any]) -> list[dict[str,
         and ``location``.
     """
     return [_evaluate(gate, values) for gate in gates]
+
+
+def broken_by(
+    result: Mapping[str, Any], gates: Sequence[Gate], values: Mapping[str, Any]
+) -> list[str]:
+    """Why one result does not hold the gates that speak of it; empty: it holds them all."""
+    findings = [_judge(gate, result, values) for gate in gates if _selects(gate, result)]
+    return [finding.reason for finding in findings if finding.slack < 0]
+
+
+def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
+    """The same run with what its gates found."""
+    return replace(record, values={**record.values, "gates": gates})
 
 
 def _evaluate(gate: Gate, values: Mapping[str, Any]) -> dict[str, Any]:

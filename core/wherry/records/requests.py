@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wherry.errors import StoreError, UsageError
 from wherry.filelock import TakenError, hold
-from wherry.records.runs import find_run, sorted_runs
+from wherry.records.naming import ID_STAMP, find_run
 
 REQUEST_FILE = "request.json"
 
@@ -63,7 +63,8 @@ def load_request(home: Path, name: str) -> tuple[str, Request]:
         UsageError: there is no such run, or it has not ended yet.
         StoreError: its file cannot be read.
     """
-    directory = find_run(home, name, sorted_runs(home, REQUEST_FILE), _tag)
+    root = home / "runs"
+    directory = root / find_run(name, _Begun(root), f"{root}")
     try:
         with hold(directory / RUNNING, wait=False, remove=True):
             return directory.name, _read(directory)
@@ -84,6 +85,33 @@ def _read(directory: Path) -> Request:
             where=str(directory / REQUEST_FILE),
             remedy="Run the manifest again.",
         ) from error
+
+
+class _Begun:
+    """The names of the runs that began here, for `find_run`."""
+
+    def __init__(self, root: Path) -> None:
+        def age(path: Path) -> tuple[str, int]:
+            return path.name[:ID_STAMP], (path / REQUEST_FILE).stat().st_mtime_ns
+
+        found = [path for path in root.glob("*") if (path / REQUEST_FILE).is_file()]
+        self._folders = sorted(found, key=age, reverse=True)
+
+    def newest(self, count: int, skip: int = 0) -> Sequence[str]:
+        return [path.name for path in self._folders[skip : skip + count]]
+
+    def count(self) -> int:
+        return len(self._folders)
+
+    def with_id(self, name: str) -> bool:
+        return any(path.name == name for path in self._folders)
+
+    def with_tag(self, tag: str) -> str | None:
+        return next((path.name for path in self._folders if _tag(path) == tag), None)
+
+    def beginning(self, name: str, limit: int) -> Sequence[str]:
+        names = [path.name for path in reversed(self._folders)]
+        return [run_id for run_id in names if run_id.startswith(name)][:limit]
 
 
 def _tag(directory: Path) -> str | None:

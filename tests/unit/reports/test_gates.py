@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry.manifest.sections import Drop, Gate, Selector
-from wherry.records.gates import evaluate
-from wherry.records.runs import with_gates
+from wherry.records.gates import evaluate, with_gates
 
 
 def gate(metric="top1", *, max_drop=None, least=None, most=None, **where):

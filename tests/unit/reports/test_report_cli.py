@@ -12,7 +12,7 @@ import pytest
 
 from wherry.cli import main
 from wherry.cli.report import report
-from wherry.records.runs import REPORT_FILE, save_run
+from wherry.records.database import Records
 
 FORMS = {
     "json": (".json", '{\n  "schema_version": 1,'),
@@ -30,9 +30,21 @@ def runs(make, wherry_home, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     older = make.rich()
     newer = make.record(make.result("newer"), run_id="20261125-000000-0001", gates=[make.gate()])
-    for record in (older, newer):
-        save_run(record, wherry_home / "runs" / record.values["run_id"])
+    with Records.open() as records:
+        for record in (older, newer):
+            records.save(record)
     return older, newer
+
+
+def test_parquet_is_written_as_bytes(runs, tmp_path, monkeypatch):
+    for name, forms in (("r.parquet", []), ("r.samples.parquet", []), ("r", ["parquet"])):
+        arguments = ["--format", *forms] if forms else []
+        assert main(["report", "last", "-o", str(tmp_path / name), *arguments]) == 0
+        written = (tmp_path / name).read_bytes()
+        assert written[:4] == written[-4:] == b"PAR1"
+        assert (b"samples.infer_ns" in written) == ("samples" in name)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["report", "last", "--format", "parquet"]) == 2
 
 
 @pytest.fixture
@@ -93,18 +105,10 @@ def test_the_list(runs, wherry):
     }  # fmt: skip
 
 
-def test_a_damaged_run_is_listed_and_hides_no_other(runs, wherry, wherry_home):
-    (wherry_home / "runs" / "20261124-040500-3f9a" / REPORT_FILE).write_text("{")
-    first, second = wherry("--list")[0].splitlines()
-    assert first.startswith("20261124-040500-3f9a  ")
-    assert "cannot be read" in first
-    assert "1 ok" in second
-    rows = json.loads(wherry("--list", "--json")[0])
-    assert set(rows[0]) == {"run", "error"}
-    out, err = wherry("20261124", code=1)
-    assert out == ""
-    assert "cannot be read" in err
-    assert "Remove the folder" in err
+def test_the_list_may_be_of_the_newest_alone(runs, wherry):
+    (row,) = json.loads(wherry("--list", "--limit", "1", "--json")[0])
+    assert row["run"] == "20261125-000000-0001"
+    assert len(wherry("--list", "--limit", "3")[0].splitlines()) == 2
 
 
 def test_without_runs_the_list_is_empty_and_a_report_a_usage_error(wherry_home, wherry):
@@ -127,9 +131,11 @@ def test_without_runs_the_list_is_empty_and_a_report_a_usage_error(wherry_home, 
         (("last~2",), "there are only 2 runs"),
         (("2026",), "could be any of"),
         (("--json", "--format", "html"), "ask for two forms"),
-        (("--list", "last"), "--list shows all runs"),
-        (("--list", "--format", "html"), "--list shows all runs"),
-        (("--list", "--output", "x.html"), "--list shows all runs"),
+        (("--list", "last"), "--list shows the runs"),
+        (("--list", "--format", "html"), "--list shows the runs"),
+        (("--list", "--output", "x.html"), "--list shows the runs"),
+        (("--limit", "3"), "--limit is of the list"),
+        (("--list", "--limit", "0"), "Invalid value for '--limit'"),
         (("--nothing",), "No such option"),
         (("a", "b"), "unexpected extra argument"),
     ],
