@@ -56,7 +56,8 @@ def measure(runs: int, pool: Path, layers: int) -> None:
         folder = Path(name)
         home = folder / "home"
         home.mkdir()
-        os.environ["WHERRY_HOME"] = str(home)
+        os.environ |= {"WHERRY_HOME": str(home), "WHERRY_CONFIG": str(folder / "config")}
+        os.environ.pop("WHERRY_RECORDS", None)  # these runs are not the user's
         if shared := os.environ.get("WHERRY_TEST_ENVIRONMENTS"):
             (home / "environments").symlink_to(shared)
         for kind, count in (("same", layers), ("slower", layers + layers * MORE // LAYERS)):
@@ -165,11 +166,15 @@ def simulate() -> None:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=60, help="of the network; half of the slower")
+    parser.add_argument(
+        "--runs", type=int, default=60, help="of the network; half as many of the slower"
+    )
     parser.add_argument("--layers", type=int, default=LAYERS, help="so many as take about 5 ms")
     parser.add_argument("--pool", type=Path, help="keep the runs here, and go on with them")
     parser.add_argument("--simulate", action="store_true", help="draw runs, measure nothing")
     arguments = parser.parse_args()
+    if arguments.runs < 4:
+        parser.error("--runs: 4 at least")
     if arguments.simulate:
         simulate()
         return
