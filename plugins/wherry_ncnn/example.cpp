@@ -11,25 +11,17 @@
 
 // A blob over the sample's bytes: ncnn's axes are in the other order, and the batch is left out.
 static ncnn::Mat blob(const model::Tensor &tensor, std::vector<char> &bytes) {
-  const std::vector<int64_t> &s = tensor.shape;
-  void *data = bytes.data();
-  switch (s.size()) {
-    case 1: return ncnn::Mat(int(s[0]), data).clone();
-    case 2: return ncnn::Mat(int(s[1]), int(s[0]), data).clone();
-    case 3: {
-      ncnn::Mat copy(int(s[2]), int(s[1]), int(s[0]));
-      const std::size_t plane = std::size_t(s[1] * s[2]) * sizeof(float);
-      for (int c = 0; c < int(s[0]); c++)  // channels begin on aligned addresses
-        std::memcpy(copy.channel(c), bytes.data() + c * plane, plane);
-      return copy;
-    }
-    case 4: {
-      ncnn::Mat copy(int(s[3]), int(s[2]), int(s[1]), int(s[0]));
-      const std::size_t volume = std::size_t(s[1] * s[2] * s[3]) * sizeof(float);
-      for (int c = 0; c < int(s[0]); c++)
-        std::memcpy(copy.channel(c), bytes.data() + c * volume, volume);
-      return copy;
-    }
+  std::vector<int> side(tensor.shape.begin(), tensor.shape.end());
+  if (side.size() == 1) return ncnn::Mat(side[0], bytes.data()).clone();
+  if (side.size() == 2) return ncnn::Mat(side[1], side[0], bytes.data()).clone();
+  if (side.size() == 3) side.insert(side.begin() + 1, 1);  // channels, depth, height, width
+  if (side.size() == 4) {
+    ncnn::Mat copy = tensor.shape.size() == 3 ? ncnn::Mat(side[3], side[2], side[0])
+                                              : ncnn::Mat(side[3], side[2], side[1], side[0]);
+    const std::size_t each = sizeof(float) * side[1] * side[2] * side[3];
+    for (int c = 0; c < side[0]; c++)  // channels begin on aligned addresses
+      std::memcpy(copy.channel(c), bytes.data() + c * each, each);
+    return copy;
   }
   throw std::runtime_error("ncnn has tensors of 1 to 4 axes");
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,19 +127,24 @@ def write_reports(
 ) -> None:
     """Write each report to its file, by rename."""
     for form, path in outputs.items():
-        made = reports[form].render(record)
-        temporary = path.with_name(path.name + ".part")
-        try:
-            temporary.write_bytes(made.encode() if isinstance(made, str) else made)
-            temporary.replace(path)
-        except OSError as error:
-            raise StoreError(
-                f"the {form} report cannot be written: {error.strerror}",
-                where=str(path),
-                remedy=f"The run is kept; `wherry report --format {form} --output FILE` makes it.",
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        remedy = f"The run is kept; `wherry report --format {form} --output FILE` makes it."
+        write_file(reports[form].render(record), path, form, remedy)
+
+
+def write_file(made: str | bytes, path: Path, form: str, remedy: str) -> None:
+    """Write a report by rename; raises `StoreError` with the remedy."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(made.encode() if isinstance(made, str) else made)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"the {form} report cannot be written: {error.strerror}",
+            where=str(path),
+            remedy=remedy,
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @click.command(name="run", short_help="Run a manifest and report.")
@@ -171,6 +176,7 @@ def write_reports(
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write CSV.")
 @click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE", help="Write Parquet.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML.")
+@click.option("--github", is_flag=True, help="Print annotations for GitHub Actions.")
 def command(
     manifest: Path | None,
     continue_: str | None,
@@ -180,6 +186,7 @@ def command(
     tag: str | None,
     track: tuple[str, ...],
     quiet: bool,
+    github: bool,
     **files: Path | None,
 ) -> None:
     """Optimise, calibrate, convert, ship and measure what MANIFEST asks for.
@@ -192,6 +199,7 @@ def command(
 
     from wherry.execute import UnkeptError, execute, raise_for_outcome
     from wherry.records.naming import check_tag
+    from wherry.reports import github as annotations
     from wherry.reports.terminal import print_record
     from wherry.trackers import track as tell_trackers
     from wherry.trackers import wanted
@@ -205,23 +213,27 @@ def command(
     def tell(text: str) -> None:
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    prepared = _prepare(manifest, continue_, sets, remeasure, tell)
-    host = prepared.services.host
-    try:
-        trackers = wanted(track, prepared.services.manifest.track, host)
-    except UsageError:
-        prepared.services.release()
-        raise
     unkept: UnkeptError | None = None
-    with progress_display(prepared.plan, errors) as on_event:
+    with annotations.unheard() if github else nullcontext():
+        prepared = _prepare(manifest, continue_, sets, remeasure, tell)
+        host = prepared.services.host
         try:
-            record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
-        except UnkeptError as error:
-            record, unkept = error.record, error
-    write_reports(record, outputs, host.reports)
-    if not quiet:
-        print_record(record, Console())
+            trackers = wanted(track, prepared.services.manifest.track, host)
+        except UsageError:
+            prepared.services.release()
+            raise
+        with progress_display(prepared.plan, errors) as on_event:
+            try:
+                record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+            except UnkeptError as error:
+                record, unkept = error.record, error
+        write_reports(record, outputs, host.reports)
+        if not quiet:
+            print_record(record, Console())
     tell_trackers(record, trackers, host, tell=tell, warn=_log.warning)
+    if github:
+        for line in annotations.run_annotations(record):
+            click.echo(line)
     if unkept is not None:
         raise unkept
     raise_for_outcome(record, shown=not quiet)
