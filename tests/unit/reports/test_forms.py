@@ -285,7 +285,7 @@ def test_markdown_says_all_that_a_reviewer_needs(make):
     assert "\n\n\\* Pareto front, \\~ not clean" in written
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", sorted(FORMS.keys() - {"baseline"}))
 def test_a_run_in_which_nothing_was_measured_has_every_form(make, name):
     record = make.record(
         make.result(ms=None, error="the model cannot be read"),
