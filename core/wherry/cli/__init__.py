@@ -18,6 +18,7 @@ VERBS: Mapping[str, str] = {
     "plan": "Show what a run would do.",
     "run": "Run a manifest and report.",
     "report": "Show or convert the report of a run.",
+    "records": "Export, import, thin and check the records.",
     "debug": "Find the layer that loses the accuracy.",
     "devices": "List, probe and set up boards.",
     "plugins": "List the plugins and what they provide.",

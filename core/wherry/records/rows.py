@@ -161,8 +161,8 @@ def _result(position: int, result: Mapping[str, Any], devices: Mapping[str, Any]
         "low_ms": _real(low),
         "high_ms": _real(high),
         "timed_by": None if timed_by is None else column_text(timed_by),
-        "clean": latency.get("clean"),
-        "emulated": latency.get("emulated"),
+        "clean": _flag(latency.get("clean")),
+        "emulated": _flag(latency.get("emulated")),
         "size_bytes": _whole(result["size_bytes"]),
         "peak_memory_bytes": _whole(result["peak_memory_bytes"]),
         "energy_mj": _real(result["energy_mj"]),
@@ -194,7 +194,15 @@ def _moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def _flag(value: bool | None) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
 def _real(value: float | None) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no number")
     return None if value is None else float(value)
 
 

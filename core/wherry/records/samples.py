@@ -34,7 +34,7 @@ def encode(values: np.ndarray) -> bytes:
     numbers = values.astype(np.uint64)
     least = numbers.min() if numbers.size else np.uint64(0)
     offsets = numbers - least
-    width = (int(offsets.max()).bit_length() + 7) // 8 if numbers.size else 0
+    width = (int(offsets.max() if numbers.size else 0).bit_length() + 7) // 8 or 1
     planes = offsets.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].T
     return _HEAD.pack(_FORM, width, len(numbers), int(least)) + zlib.compress(planes.tobytes())
 
@@ -47,10 +47,10 @@ def decode(data: bytes) -> np.ndarray:
     """
     try:
         form, width, count, least = _HEAD.unpack_from(data)
-        if form != _FORM or width > 8 or count > MOST_VALUES:
+        if form != _FORM or not 1 <= width <= 8 or count > MOST_VALUES:
             raise ValueError("the samples have a form that is not known")
         unpack = zlib.decompressobj()
-        raw = unpack.decompress(data[_HEAD.size :], max(1, width * count))
+        raw = unpack.decompress(data[_HEAD.size :], width * count + 1)
     except (struct.error, zlib.error) as error:
         raise ValueError(f"the samples cannot be read: {error}") from error
     if len(raw) != width * count or not unpack.eof or unpack.unused_data:
