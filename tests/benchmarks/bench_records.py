@@ -1,8 +1,8 @@
 """The database of records: how long a run takes to be kept, and a team's questions to be answered.
 
 ``python tests/benchmarks/bench_records.py [--runs 10000] [--folder FOLDER]``, with Debian's
-package postgresql and the extra ``postgres``. On SQLite and on a PostgreSQL server of its own, both of
-which wait for the disk as they do by themselves:
+package postgresql and the extra ``postgres``. On SQLite and on a PostgreSQL server of its own, both
+of which wait for the disk as they do by themselves:
 
 - a run of 200 targets with 1,000 raw samples each is kept, beside the floor: the same bytes by the
   driver alone, two columns, one transaction;

@@ -206,7 +206,7 @@ def _real(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _whole(value: int | None) -> int | None:
-    if value is not None and (not isinstance(value, int) or abs(value) >= 1 << 63):
+def _whole(value: float | None) -> int | None:
+    if value is not None and (not isinstance(value, int | float) or not abs(value) < 1 << 63):
         raise ValueError(f"{value!r} is no number of bytes")
-    return value
+    return None if value is None else int(value)
