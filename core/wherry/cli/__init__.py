@@ -20,6 +20,7 @@ VERBS: Mapping[str, str] = {
     "report": "Show or convert the report of a run.",
     "records": "Export, import, thin and check the records.",
     "debug": "Find the layer that loses the accuracy.",
+    "bundle": "Pack the winner of a run; verify a bundle.",
     "devices": "List, probe and set up boards.",
     "plugins": "List the plugins and what they provide.",
     "doctor": "Check this machine, the plugins, their environments.",

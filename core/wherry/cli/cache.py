@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wherry.cli.values import Age, Size
+from wherry.cli.ages import Age
+from wherry.cli.sizes import Size
 from wherry.errors import StoreError
 from wherry.home import home
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wherry.cli.values import Age
+from wherry.cli.ages import Age
 from wherry.errors import StoreError
 
 if TYPE_CHECKING:

@@ -116,10 +116,10 @@ def write_reports(
 ) -> None:
     """Write each report to its file, by rename."""
     for form, path in outputs.items():
-        text = reports[form].render(record)
+        made = reports[form].render(record)
         temporary = path.with_name(path.name + ".part")
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(made.encode() if isinstance(made, str) else made)
             temporary.replace(path)
         except OSError as error:
             raise StoreError(
@@ -155,6 +155,7 @@ def write_reports(
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Markdown.")
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write CSV.")
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE", help="Write Parquet.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML.")
 def command(
     manifest: Path | None,

@@ -15,7 +15,6 @@ from sqlalchemy import (
     RowMapping,
     Select,
     delete,
-    exists,
     func,
     insert,
     select,
@@ -30,10 +29,10 @@ from wherry.records.rows import (
     UNREADABLE,
     Rows,
     column_text,
+    key_text,
     record_digest,
     record_of,
     rows_of,
-    tag_column,
 )
 from wherry.records.tables import detail, result, run, samples
 from wherry.reports import RunRecord
@@ -289,12 +288,12 @@ class Records:
         columns = [run.c[name] for name in Summary.__slots__]
         wanted = select(*columns).order_by(run.c.started.desc(), run.c.id.desc()).limit(limit)
         if tag is not None:
-            wanted = wanted.where(run.c.tag == tag_column(tag))
+            wanted = wanted.where(run.c.tag == key_text(tag))
         if manifest is not None:
             wanted = wanted.where(_of_manifest(manifest))
         if device is not None:
-            of_run = (result.c.run == run.c.id) & (result.c.device == column_text(device))
-            wanted = wanted.where(exists().where(of_run))
+            of_device = select(result.c.run).where(result.c.device == key_text(device))
+            wanted = wanted.where(run.c.id.in_(of_device))
         if since is not None:
             wanted = wanted.where(run.c.started >= since)
         with reading(self._engine, self._place) as connection:
@@ -323,7 +322,7 @@ class Records:
             result.c.target_key, func.max(result.c.run).label("run"), func.count().label("runs")
         ).group_by(result.c.target_key)
         if device is not None:
-            groups = groups.where(result.c.device == column_text(device))
+            groups = groups.where(result.c.device == key_text(device))
         if manifest is not None:
             groups = groups.join(run, run.c.id == result.c.run).where(_of_manifest(manifest))
         group = groups.subquery()
@@ -482,7 +481,7 @@ class _Names:
         return bool(self._ids(_newest().where(run.c.run_id == column_text(name))))
 
     def with_tag(self, tag: str) -> str | None:
-        return next(iter(self._ids(_newest().where(run.c.tag == tag_column(tag)).limit(1))), None)
+        return next(iter(self._ids(_newest().where(run.c.tag == key_text(tag)).limit(1))), None)
 
     def beginning(self, name: str, limit: int) -> Sequence[str]:
         begun = func.substr(run.c.run_id, 1, len(name)) == column_text(name)

@@ -19,7 +19,7 @@ from wherry.reports import SCHEMA_VERSION, RunRecord
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_TAG_CHARS = 200  # PostgreSQL's indices take no long values; the whole tag is in the body
+_KEY_CHARS = 200  # PostgreSQL's indices take no long values; the whole is in the body
 _STATES = ("ok", "failed", "skipped")
 _MOST_JSON = 1 << 30
 
@@ -73,9 +73,9 @@ def column_text(text: str) -> str:
     return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def tag_column(tag: str) -> str:
-    """As the tag's column holds it."""
-    return column_text(tag)[:_TAG_CHARS]
+def key_text(text: str) -> str:
+    """As a column holds it that has an index."""
+    return column_text(text)[:_KEY_CHARS]
 
 
 def rows_of(record: RunRecord) -> Rows:
@@ -99,7 +99,7 @@ def rows_of(record: RunRecord) -> Rows:
     tag = values["tag"]
     run = {
         "run_id": values["run_id"],
-        "tag": None if tag is None else tag_column(tag),
+        "tag": None if tag is None else key_text(tag),
         "started": _moment(values["started"]),
         "finished": _moment(values["finished"]),
         "manifest": column_text(values["manifest"]),
@@ -155,7 +155,8 @@ def _result(position: int, result: Mapping[str, Any], devices: Mapping[str, Any]
         "position": position,
         "target_key": target_key(result),
         **{key: column_text(result[key]) for key in ("name", "variant", "status")},
-        **{key: column_text(target[key]) for key in ("backend", "precision", "device")},
+        **{key: column_text(target[key]) for key in ("backend", "precision")},
+        "device": key_text(target["device"]),
         "board": None if board is None else column_text(board["fingerprint"]),
         "median_ms": _real(latency.get("median_ms")),
         "low_ms": _real(low),

@@ -36,6 +36,17 @@ def runs(make, wherry_home, monkeypatch):
     return older, newer
 
 
+def test_parquet_is_written_as_bytes(runs, tmp_path, monkeypatch):
+    for name, forms in (("r.parquet", []), ("r.samples.parquet", []), ("r", ["parquet"])):
+        arguments = ["--format", *forms] if forms else []
+        assert main(["report", "last", "-o", str(tmp_path / name), *arguments]) == 0
+        written = (tmp_path / name).read_bytes()
+        assert written[:4] == written[-4:] == b"PAR1"
+        assert (b"samples.infer_ns" in written) == ("samples" in name)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["report", "last", "--format", "parquet"]) == 2
+
+
 @pytest.fixture
 def wherry(capsys):
     def call(*arguments: str, code: int = 0) -> tuple[str, str]:
