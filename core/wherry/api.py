@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from wherry.cli.bundle import bundle, bundle_key, bundle_verify
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
+from wherry.cli.compare import compare
 from wherry.cli.debug import debug_layers
 from wherry.cli.devices import (
     devices_clean,
@@ -42,6 +43,7 @@ __all__ = [
     "cache_gc",
     "cache_list",
     "cache_verify",
+    "compare",
     "debug_layers",
     "devices_clean",
     "devices_list",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import logging
 import sys
@@ -19,6 +20,7 @@ VERBS: Mapping[str, str] = {
     "run": "Run a manifest and report.",
     "report": "Show or convert the report of a run.",
     "records": "Export, import, thin and check the records.",
+    "compare": "Compare two runs, or a run with a baseline.",
     "debug": "Find the layer that loses the accuracy.",
     "bundle": "Pack the winner of a run; verify a bundle.",
     "devices": "List, probe and set up boards.",
@@ -89,6 +91,9 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``argv`` is without the program's name."""
+    # What a verb makes lives until it ends. Python would look through all of it again and again
+    # while it grows, which takes a fifth of the time of a start.
+    gc.set_threshold(50_000)
     logging.basicConfig(level=logging.WARNING, format="Warning: %(message)s")
     args = list(sys.argv[1:] if argv is None else argv)
     return report_errors(lambda: cli.main(args, prog_name="wherry", standalone_mode=False), args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,19 +116,24 @@ def write_reports(
 ) -> None:
     """Write each report to its file, by rename."""
     for form, path in outputs.items():
-        made = reports[form].render(record)
-        temporary = path.with_name(path.name + ".part")
-        try:
-            temporary.write_bytes(made.encode() if isinstance(made, str) else made)
-            temporary.replace(path)
-        except OSError as error:
-            raise StoreError(
-                f"the {form} report cannot be written: {error.strerror}",
-                where=str(path),
-                remedy=f"The run is kept; `wherry report --format {form} --output FILE` makes it.",
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        remedy = f"The run is kept; `wherry report --format {form} --output FILE` makes it."
+        write_file(reports[form].render(record), path, form, remedy)
+
+
+def write_file(made: str | bytes, path: Path, form: str, remedy: str) -> None:
+    """Write a report by rename; raises `StoreError` with the remedy."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(made.encode() if isinstance(made, str) else made)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"the {form} report cannot be written: {error.strerror}",
+            where=str(path),
+            remedy=remedy,
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @click.command(name="run", short_help="Run a manifest and report.")
@@ -157,6 +162,7 @@ def write_reports(
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write CSV.")
 @click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE", help="Write Parquet.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML.")
+@click.option("--github", is_flag=True, help="Print annotations for GitHub Actions.")
 def command(
     manifest: Path | None,
     continue_: str | None,
@@ -165,6 +171,7 @@ def command(
     remeasure: bool,
     tag: str | None,
     quiet: bool,
+    github: bool,
     **files: Path | None,
 ) -> None:
     """Optimise, calibrate, convert, ship and measure what MANIFEST asks for.
@@ -177,6 +184,7 @@ def command(
 
     from wherry.execute import UnkeptError, execute, raise_for_outcome
     from wherry.records.naming import check_tag
+    from wherry.reports import github as annotations
     from wherry.reports.terminal import print_record
 
     outputs = {form: path for form, path in files.items() if path is not None}
@@ -188,16 +196,20 @@ def command(
     def tell(text: str) -> None:
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    prepared = _prepare(manifest, continue_, sets, remeasure, tell)
     unkept: UnkeptError | None = None
-    with progress_display(prepared.plan, errors) as on_event:
-        try:
-            record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
-        except UnkeptError as error:
-            record, unkept = error.record, error
-    write_reports(record, outputs, prepared.services.host.reports)
-    if not quiet:
-        print_record(record, Console())
+    with annotations.unheard() if github else nullcontext():
+        prepared = _prepare(manifest, continue_, sets, remeasure, tell)
+        with progress_display(prepared.plan, errors) as on_event:
+            try:
+                record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
+            except UnkeptError as error:
+                record, unkept = error.record, error
+        write_reports(record, outputs, prepared.services.host.reports)
+        if not quiet:
+            print_record(record, Console())
+    if github:
+        for line in annotations.run_annotations(record):
+            click.echo(line)
     if unkept is not None:
         raise unkept
     raise_for_outcome(record, shown=not quiet)

@@ -91,7 +91,7 @@ def load_manifest(
     rows = expander.rows(reader.items("targets"), reader.items("exclude"))
     right = len(problems) == before
     reader.check_calibration(rows)
-    gates = read_gates(reader.items("gates"), metrics, rows if right else None, expander)
+    gates = read_gates(reader.items("gates"), metrics, rows if right else None, expander, base)
     seed = reader.seed()
     calibrate = reader.section("calibrate", Calibrate)
     measure = reader.section("measure", Measure)
