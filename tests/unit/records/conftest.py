@@ -150,7 +150,14 @@ def connect_plainly(fresh_url):
 
 
 class Nobody:
-    """Somebody without rights; where we are no root, it is we."""
+    """Somebody without rights; where we are no root, it is we.
+
+    Attributes:
+        folder: an empty one, which it can reach.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def read_only(self, path: Path) -> None:
         """Take the right to write from a database's files and folder."""
@@ -170,13 +177,10 @@ class Nobody:
 
 
 @pytest.fixture
-def as_nobody(tmp_path) -> Iterator[Nobody]:
-    """To look with a stranger's rights; the folders above let it in."""
-    above = [tmp_path, *tmp_path.parents[:3]]
-    modes = [path.stat().st_mode for path in above]
-    for path in above[1:]:
-        if path.owner() != "root" or path.stat().st_mode & 0o005 != 0o005:
-            path.chmod(path.stat().st_mode | 0o055)
-    yield Nobody()
-    for path, mode in zip(above, modes, strict=True):
-        path.chmod(mode)
+def as_nobody() -> Iterator[Nobody]:
+    """To look with a stranger's rights."""
+    # pytest's own folders let no stranger in
+    folder = Path(tempfile.mkdtemp(prefix="wherry-nobody-", dir="/tmp"))
+    yield Nobody(folder)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)

@@ -111,9 +111,9 @@ def test_a_file_that_is_no_database(tmp_path, content):
 
 
 @pytest.mark.parametrize("left_open", [False, True])
-def test_a_database_that_can_only_be_read_is_read(tmp_path, left_open, as_nobody):
+def test_a_database_that_can_only_be_read_is_read(left_open, as_nobody):
     """Also one whose writer is still there, or was killed, so that its log is beside it."""
-    path = tmp_path / "records.db"
+    path = as_nobody.folder / "records.db"
     with Records.open(f"sqlite:///{path}") as records:
         records.save(records_child.record(1))
         if not left_open:
