@@ -31,7 +31,7 @@ from wherry.cli.records import (
     records_prune,
     records_verify,
 )
-from wherry.cli.report import report
+from wherry.cli.report import report, report_track
 from wherry.cli.run import run
 from wherry.cli.schema import schema
 
@@ -63,6 +63,7 @@ __all__ = [
     "records_prune",
     "records_verify",
     "report",
+    "report_track",
     "run",
     "schema",
 ]
