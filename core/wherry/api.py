@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from wherry.cli.bundle import bundle, bundle_key, bundle_verify
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
+from wherry.cli.compare import compare
 from wherry.cli.debug import debug_layers
 from wherry.cli.devices import (
     devices_clean,
@@ -23,7 +24,14 @@ from wherry.cli.doctor import doctor
 from wherry.cli.init import init
 from wherry.cli.plan import plan
 from wherry.cli.plugins import plugins_list, plugins_operators
-from wherry.cli.report import report
+from wherry.cli.records import (
+    records_delete,
+    records_export,
+    records_import,
+    records_prune,
+    records_verify,
+)
+from wherry.cli.report import report, report_track
 from wherry.cli.run import run
 from wherry.cli.schema import schema
 
@@ -35,6 +43,7 @@ __all__ = [
     "cache_gc",
     "cache_list",
     "cache_verify",
+    "compare",
     "debug_layers",
     "devices_clean",
     "devices_list",
@@ -48,7 +57,13 @@ __all__ = [
     "plan",
     "plugins_list",
     "plugins_operators",
+    "records_delete",
+    "records_export",
+    "records_import",
+    "records_prune",
+    "records_verify",
     "report",
+    "report_track",
     "run",
     "schema",
 ]

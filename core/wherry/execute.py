@@ -191,6 +191,7 @@ def execute(
     from wherry.engine.local import run_steps
     from wherry.filelock import hold
     from wherry.records.assemble import assemble
+    from wherry.records.baselines import Baselines
     from wherry.records.database import Records
     from wherry.records.gates import evaluate, with_gates
     from wherry.records.requests import RUNNING, save_request
@@ -219,7 +220,7 @@ def execute(
         started=started,
         finished=datetime.now(UTC),
     )
-    judged = evaluate(services.manifest.gates, record.values)
+    judged = evaluate(services.manifest.gates, record.values, Baselines(record))
     record = with_gates(record, judged)
     _keep(record, services.run_directory)
     return record

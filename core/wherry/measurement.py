@@ -14,6 +14,10 @@ import numpy as np
 
 from wherry.errors import StoreError
 
+CONVENTION = 1
+"""Of measuring: raised when what is timed, or how a board is brought to it, changes so that the
+same artifact would get another latency. Latencies of two conventions are not compared."""
+
 
 @dataclass(frozen=True, slots=True)
 class MeasureSettings:

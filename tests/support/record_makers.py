@@ -26,6 +26,7 @@ BOARD = {
     "facts": {"os_id": "debian"},
 }
 SPEC = {"name": "input", "dtype": "float32", "shape": [1, 1, 28, 28]}
+METRIC = {"better": "higher", "unit": "", "definition": "12" * 32}
 VALUES = {
     "schema_version": 1,
     "run_id": "20261124-040500-3f9a",
@@ -65,10 +66,11 @@ VALUES = {
         "power_mode": None,
         "sustained": 120.0,
         "layers": True,
+        "convention": 1,
     },
     "metrics": [
-        {"name": "top1", "better": "higher", "unit": ""},
-        {"name": "agreement", "better": "higher", "unit": ""},
+        {**METRIC, "name": "top1", "against": "labels"},
+        {**METRIC, "name": "agreement", "against": "original"},
     ],
     "reference": {"metrics": {"top1": 0.985, "agreement": 1.0}, "data": "evaluation"},
     "results": [],
@@ -113,6 +115,7 @@ def latency_of(median_ms: float, **changes: object) -> dict:
         "emulated": False,
         "steady": True,
         "rounds": 3,
+        "round_sizes": [200, 200, 200],
         **changes,
     }
 
@@ -160,9 +163,11 @@ def result_of(
         "layers_sum_ms": None,
         "layers_runs": None,
         "speedup_vs_fp32": 1.0 if measured else None,
+        "fp32": None,
         "pareto": False,
         "artifact": "sha256:" + "12" * 32 if measured else None,
         "cached": False,
+        "measured_in": "20261124-040500-3f9a" if measured else None,
         "warnings": [],
         "sensors": [{"time_s": 12.5, "values": {"load_1m": 0.1, "governor.policy0": "performance"}}]
         if measured
@@ -227,6 +232,9 @@ def gate_of(passed: bool = True, **changes: object) -> dict:
         "result": "original, onnxruntime fp32 on pi4",
         "reason": "top1 0.985 against 0.985, no drop, at most 0.01",
         "location": "m.yaml:9:5",
+        "against": None,
+        "base": None,
+        "allowed": [],
         **changes,
     }
 

@@ -312,7 +312,8 @@ def wanted(case: Case, text: str | None) -> tuple[str, Callable[[Mapping[str, fl
             continue
         up, source = higher(gate.metric), f"the gate `{gate.text}`"
         least = gate.min if up else gate.max
-        if gate.max_drop is None and least is None:
+        drops = gate.max_drop is not None and gate.against is None
+        if not drops and least is None:
             continue
         return gate.metric, partial(_of_gate, gate, up, least, source)
     classes = {"top1", "top5", "agreement"}.intersection(keys.values())
@@ -325,7 +326,7 @@ def _of_gate(
 ) -> Want:
     """What a gate wants, where the original has these scores."""
     bounds = [] if least is None else [least]
-    if gate.max_drop is not None:
+    if gate.max_drop is not None and gate.against is None:
         value, drop = original[gate.metric], gate.max_drop
         most = drop.amount * (abs(value) if drop.relative else 1.0)
         bounds.append(value - most if up else value + most)

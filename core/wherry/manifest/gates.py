@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path as FilePath
 
 from wherry.manifest.expand import Expander, Row
 from wherry.manifest.problems import Path, Problems, suggest, validate
-from wherry.manifest.schema import GateForm
-from wherry.manifest.sections import MEASURED, Drop, Gate, MetricSection, Selector
+from wherry.manifest.schema import BOUNDS, GateForm
+from wherry.manifest.sections import COMPARED, MEASURED, Drop, Gate, MetricSection, Selector
 from wherry.manifest.source import Node
 
 
@@ -17,8 +18,17 @@ def read_gates(
     metrics: Sequence[MetricSection],
     rows: Sequence[Row] | None,
     expander: Expander,
+    base: FilePath,
 ) -> tuple[Gate, ...]:
-    """Read ``gates:``; ``rows`` is None where the targets are wrong, so that none can be missed."""
+    """Read ``gates:``.
+
+    Args:
+        nodes: the gates.
+        metrics: of the manifest.
+        rows: None where the targets are wrong, so that none can be missed.
+        expander: knows the words of `where:`.
+        base: where baseline files' relative paths start.
+    """
     root, problems = expander.root, expander.problems
     gates: list[tuple[Path, Gate]] = []
     known = [*(metric.key for metric in metrics), *MEASURED]
@@ -34,12 +44,9 @@ def read_gates(
                 suggest(form.metric, known),
             )
             continue
-        if form.max_drop is not None and form.metric in MEASURED:
-            problems.add(
-                root.at((*path, "max_drop")),
-                f"{form.metric} cannot drop: the original in fp32 has none to compare with",
-                "Give min or max; max_drop is for the metrics of this manifest.",
-            )
+        if (wrong := _comparison_problem(form)) is not None:
+            key, message, remedy = wrong
+            problems.add(root.at((*path, key)), message, remedy)
             continue
         where: Selector | None = Selector()
         if form.where is not None:
@@ -56,30 +63,123 @@ def read_gates(
         gate = Gate(
             metric=form.metric,
             where=where,
-            max_drop=_drop(form.max_drop),
+            max_drop=_amount(form.max_drop),
             min=form.min,
             max=form.max,
             text=_text(form),
             location=str(root.at(path)),
+            max_increase=_amount(form.max_increase),
+            min_speedup=form.min_speedup,
+            against=_against(form, base),
+            allow=frozenset(form.allow or ()),
         )
         gates.append((path, gate))
     _check_bounds(gates, root, rows or (), problems)
     return tuple(gate for _, gate in gates)
 
 
-def _drop(written: float | str | None) -> Drop | None:
+Wrong = tuple[str, str, str]
+"""A key, the problem, the remedy."""
+
+
+def _comparison_problem(form: GateForm) -> Wrong | None:
+    """What is wrong with what a gate compares."""
+    metric, against, increase = form.metric, form.against, form.max_increase
+    if form.max_drop is not None and metric in MEASURED:
+        return (
+            "max_drop",
+            f"{metric} cannot drop: the original in fp32 has none to compare with",
+            "Give min, max or max_increase; max_drop is for the metrics of this manifest.",
+        )
+    if increase is not None and metric not in COMPARED:
+        return (
+            "max_increase",
+            f"{metric} is not compared with other runs",
+            f"max_increase is for {', '.join(COMPARED)}; max_drop for the manifest's metrics.",
+        )
+    if isinstance(increase, str) and not _fits(increase, metric):
+        return ("max_increase", f"{increase!r} is no amount of {metric}", "Correct the unit.")
+    if form.min_speedup is not None and metric != COMPARED[0]:
+        what = f"a speed-up is of {COMPARED[0]}, not of {metric}"
+        return ("min_speedup", what, "Correct the metric.")
+    if increase is not None and against in {None, "original"}:
+        return (
+            "max_increase",
+            "it is not said what is compared with: nothing of the original is timed",
+            "Add `against:` with fp32, last, best, tag:NAME or a baseline file.",
+        )
+    return _against_problem(form)
+
+
+def _against_problem(form: GateForm) -> Wrong | None:
+    against = form.against
+    if form.min_speedup is not None and against == "original":
+        return ("against", "nothing of the original is timed", "Take fp32, or a baseline.")
+    if form.max_drop is not None and against == "fp32":
+        return (
+            "against",
+            "metrics are not compared with the same target in fp32",
+            "Leave `against:` out: the original in fp32 is what they are compared with.",
+        )
+    compares = ("max_drop", "max_increase", "min_speedup")
+    if against is not None and all(getattr(form, bound) is None for bound in compares):
+        return (
+            "against",
+            "no bound of this gate compares",
+            f"Give {', '.join(compares[:2])} or {compares[2]}, or remove `against:`.",
+        )
+    if form.allow is not None and against in {None, "original", "fp32"}:
+        return ("allow", "it is for comparing with other runs", "Remove it, or give `against:`.")
+    return None
+
+
+_UNITS = {"ms": ("ms", 1.0), "B": ("bytes", 1.0), "kB": ("bytes", 1e3), "MB": ("bytes", 1e6),
+          "mJ": ("mj", 1.0)}  # fmt: skip
+
+
+def _split(written: str) -> tuple[float, str]:
+    number = written.rstrip("%msBkMJ ")
+    return float(number), written[len(number) :].strip()
+
+
+def _fits(written: str, metric: str) -> bool:
+    """Whether an amount's unit is one of the metric's."""
+    unit = _split(written)[1]
+    return unit in {"", "%"} or metric.endswith(f"_{_UNITS[unit][0]}")
+
+
+def _amount(written: float | str | None) -> Drop | None:
     if isinstance(written, str):
-        return Drop(float(written.removesuffix("%")) / 100, relative=True)
+        number, unit = _split(written)
+        if unit == "%":
+            return Drop(number / 100, relative=True)
+        return Drop(number * _UNITS[unit][1] if unit else number)
     return None if written is None else Drop(written)
+
+
+def _against(form: GateForm, base: FilePath) -> str | None:
+    """Files as absolute paths, and what is meant where nothing is said."""
+    against = form.against
+    if against is None:
+        return None if form.min_speedup is None else "fp32"
+    if against == "original":
+        return None
+    if against.endswith(".json") and not against.startswith("tag:"):
+        return str(base / FilePath(against).expanduser())
+    return against
 
 
 def _text(form: GateForm) -> str:
     """``top1 max_drop 0.01 where device pi4``."""
     words = [form.metric]
-    for bound in ("max_drop", "min", "max"):
+    for bound in BOUNDS:
         value = getattr(form, bound)
         if value is not None:
             words += [bound, value if isinstance(value, str) else f"{value:g}"]
+    if form.against is not None:
+        words += ["against", form.against]
+    if form.allow is not None:
+        words += ["allow", "|".join(form.allow)]
     if form.where is not None:
         chosen = form.where.model_dump(exclude_unset=True)
         conditions = [f"{kind} {'|'.join(map(str, values))}" for kind, values in chosen.items()]

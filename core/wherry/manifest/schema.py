@@ -36,6 +36,12 @@ Role = Literal["calibration", "evaluation", "training"]
 
 ROLES: tuple[str, ...] = get_args(Role)
 
+Reason = Literal[
+    "options", "board", "system", "clocks", "timer", "emulated", "not-clean", "convention", "data",
+    "metric", "original", "energy",
+]  # fmt: skip
+"""Why measurements are unlike: the keys of `wherry.records.likeness.REASONS`."""
+
 T = TypeVar("T")
 
 
@@ -252,13 +258,38 @@ def _drop(value: Any) -> Any:
     return value
 
 
+_AMOUNT = re.compile(r"^[0-9]+(\.[0-9]+)?( ?(%|ms|B|kB|MB|mJ))?$")
+
+
+def _increase(value: Any) -> Any:
+    if isinstance(value, str) and not _AMOUNT.match(value):
+        raise PydanticCustomError("increase", 'must be a number, or text such as "5%" or "0.2 ms"')
+    return value
+
+
+BOUNDS = ("max_drop", "max_increase", "min_speedup", "min", "max")
+"""The bounds of a gate, in the order in which they are told."""
+
+AGAINST = r"^(original|fp32|last|best|tag:.+|.+\.json)$"
+"""What a gate can compare with."""
+
+
+_AGAINST: LiteralString = (
+    "must be original, fp32, last, best, tag:NAME, or a file that ends in .json"
+)
+
+
+def _against(value: Any) -> Any:
+    if isinstance(value, str) and not re.match(AGAINST, value):
+        raise PydanticCustomError("against", _AGAINST)
+    return value
+
+
 class GateForm(Section):
     """A threshold that fails the run."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": ["max_drop"]}, {"required": ["min"]}, {"required": ["max"]}]
-        }
+        json_schema_extra={"anyOf": [{"required": [bound]} for bound in BOUNDS]}
     )
 
     metric: str = Field(description="a metric of this manifest, or one that is always measured")
@@ -270,7 +301,29 @@ class GateForm(Section):
         ]
     ] = Field(
         default=None,
-        description='how much worse than the original in fp32; "2%" is a share of its value',
+        description="how much worse than the original in fp32, or than what `against` names; "
+        '"2%" is a share of its value',
+    )
+    max_increase: Given[
+        Annotated[
+            Annotated[float, Field(ge=0, allow_inf_nan=False)]
+            | Annotated[str, Field(pattern=_AMOUNT.pattern)],
+            BeforeValidator(_increase),
+        ]
+    ] = Field(
+        default=None,
+        description='how much more than what `against` names: in its unit, "0.2 ms", "5%"',
+    )
+    min_speedup: Given[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default=None, description="how many times as fast as what `against` names; fp32 if left out"
+    )
+    against: Given[Annotated[str, Field(pattern=AGAINST), BeforeValidator(_against)]] = Field(
+        default=None,
+        description="original, fp32 (the same target in fp32), last, best, tag:NAME, or a baseline "
+        "file; starts at the manifest's folder",
+    )
+    allow: Given[OneOrMany[Reason]] = Field(
+        default=None, description="unlike measurements that are compared all the same"
     )
     min: Given[Finite] = Field(default=None, description="the least value")
     max: Given[Finite] = Field(default=None, description="the greatest value")
@@ -278,8 +331,8 @@ class GateForm(Section):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if self.max_drop is None and self.min is None and self.max is None:
-            raise ValueError("give max_drop, min or max")
+        if all(getattr(self, bound) is None for bound in BOUNDS):
+            raise ValueError("give max_drop, max_increase, min_speedup, min or max")
         return self
 
 
@@ -407,4 +460,7 @@ class ManifestForm(Seed):
     )
     limits: Limits = Field(
         default_factory=Limits, description="time and memory that each tool may take"
+    )
+    track: dict[str, Any] = Field(
+        default_factory=dict, description="trackers that are told of the run, with their parameters"
     )

@@ -98,10 +98,10 @@ class Selector:
 
 @dataclass(frozen=True)
 class Drop:
-    """How much worse than the original a value may be.
+    """How much worse than another a value may be.
 
     Attributes:
-        amount: in the metric's unit; a fraction of the original's value where ``relative``.
+        amount: in the metric's unit; a fraction of the other value where ``relative``.
         relative: written in percent.
     """
 
@@ -121,6 +121,11 @@ class Gate:
         max: the greatest value.
         text: for people.
         location: ``file:line:column``.
+        max_increase: how much more than ``against`` a value may be, of those where less is better.
+        min_speedup: how many times as fast as ``against`` it has to be at least.
+        against: ``fp32`` (the same target in fp32), ``last``, ``best``, ``tag:NAME``, or a baseline
+            file, absolute; None: the original, for ``max_drop``.
+        allow: reasons for which unlike measurements are compared all the same.
     """
 
     metric: str
@@ -130,6 +135,10 @@ class Gate:
     max: float | None
     text: str
     location: str
+    max_increase: Drop | None = None
+    min_speedup: float | None = None
+    against: str | None = None
+    allow: frozenset[str] = frozenset()
 
 
 MEASURED = (
@@ -144,6 +153,9 @@ MEASURED = (
     "parity.sqnr_db",
 )
 """What gates can look at besides the manifest's metrics."""
+
+COMPARED = ("latency.median_ms", "size_bytes", "peak_memory_bytes", "energy_mj")
+"""Those of them that can be compared with another run's; of all, less is better."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +201,7 @@ class Manifest:
         merged: the values after includes, the environment and overrides, JSON values.
         targets: all targets, in the order written.
         rows: (variant, target) for each line of the report, variants outermost.
+        track: trackers to be told of the run, with their parameters.
         inventory: the devices that the targets name, and others.
     """
 
@@ -208,6 +221,7 @@ class Manifest:
     measure: MeasureSettings
     parity: ParitySection
     limits: LimitsSection
+    track: Mapping[str, BaseModel]
     seed: int
     inventory: Inventory
     root: Node = field(repr=False, compare=False)

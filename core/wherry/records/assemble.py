@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -15,10 +16,13 @@ import numpy as np
 
 from wherry import __version__
 from wherry.calibration import Calibration
+from wherry.entry import canonical
 from wherry.errors import UnsupportedError
+from wherry.measurement import CONVENTION
 from wherry.plan import EVALUATION
 from wherry.records.layers import NO_LAYERS, layer_fields
 from wherry.reports import SCHEMA_VERSION, RunRecord
+from wherry.stages.reference import metrics_in_keys
 from wherry.stats import pareto, summarise
 
 if TYPE_CHECKING:
@@ -70,15 +74,8 @@ def assemble(
         "tagged": dict(request.chosen),
         "model": _model(outcomes),
         "data": _data(plan, outcomes),
-        "measure": asdict(manifest.measure),
-        "metrics": [
-            {
-                "name": section.key,
-                "better": services.host.metrics[section.name].better,
-                "unit": services.host.metrics[section.name].unit,
-            }
-            for section in manifest.metrics
-        ],
+        "measure": {**asdict(manifest.measure), "convention": CONVENTION},
+        "metrics": _metrics(services),
         "reference": _reference(outcomes),
         "results": results,
         "gates": [],
@@ -126,9 +123,11 @@ def _result(
         "sustained": None,
         **NO_LAYERS,
         "speedup_vs_fp32": None,
+        "fp32": None,
         "pareto": False,
         "artifact": None,
         "cached": False,
+        "measured_in": None,
         "warnings": [],
         "sensors": [],
         "provenance": {},
@@ -161,7 +160,7 @@ def _result(
     else:
         error = error or profiled.error
         warnings.extend(profiled.warnings)
-        result["cached"] = profiled.cached
+        result |= {"cached": profiled.cached, "measured_in": profiled.run or None}
     result["parity"] = _parity(converted, profiled)
     measured = profiled.measurement if profiled else None
     if measured is not None and converted is not None:
@@ -215,6 +214,7 @@ def latency(measured: Measurement, seed: int) -> dict[str, Any]:
         "emulated": measured.emulated,
         "steady": all(measured.steady),
         "rounds": len(measured.round_sizes),
+        "round_sizes": list(measured.round_sizes),
     }
 
 
@@ -232,14 +232,15 @@ def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services
     from_run = [each for each in from_run if not each[0]["latency"]["emulated"]]
     timed = [result for result, _, _ in from_run]
     fp32 = {
-        peer: (result["latency"], run)
+        peer: (result, run)
         for result, run, peer in from_run
         if result["target"]["precision"] == "fp32"
     }
     for result, run, peer in from_run:
-        (base, base_run), latency = fp32.get(peer, (None, "")), result["latency"]
-        if base is None or not latency["median_ms"]:
+        (of_fp32, base_run), latency = fp32.get(peer, (None, "")), result["latency"]
+        if of_fp32 is None or not latency["median_ms"]:
             continue
+        base, result["fp32"] = of_fp32["latency"], of_fp32["name"]
         speedup = base["median_ms"] / latency["median_ms"]
         result["speedup_vs_fp32"] = speedup
         if run != base_run:
@@ -320,6 +321,23 @@ def _reference(outcomes: Mapping[str, StepOutcome]) -> dict[str, Any] | None:
     if outcome is None or outcome.result is None:
         return None
     return {"metrics": dict(outcome.result.value.metrics), "data": EVALUATION}
+
+
+def _metrics(services: Services) -> list[dict[str, Any]]:
+    definitions = metrics_in_keys(services)
+    found = []
+    for section in services.manifest.metrics:
+        kind = services.host.metrics[section.name]
+        found.append(
+            {
+                "name": section.key,
+                "better": kind.better,
+                "unit": kind.unit,
+                "against": "labels" if kind.needs_labels else "original",
+                "definition": hashlib.sha256(canonical(definitions[section.key])).hexdigest(),
+            }
+        )
+    return found
 
 
 def _step(outcome: StepOutcome, outcomes: Mapping[str, StepOutcome]) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from wherry.errors import WherryError
 from wherry.reports import RunRecord
+from wherry.reports.comparison_words import change_text, interval_text
 from wherry.stats import P90_SAMPLES
 
 if TYPE_CHECKING:
     from wherry.manifest.sections import Drop, Gate
+    from wherry.records.baselines import Baselines
 
 TIMED = ("latency.median_ms", "latency.p90_ms", "latency.mean_ms", "load_ms")
 """What gates can look at that means nothing on an emulated board."""
@@ -25,28 +28,35 @@ class _Finding:
     value: float | None
     result: str
     reason: str
+    base: float | None = None
 
 
-def evaluate(gates: Sequence[Gate], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def evaluate(
+    gates: Sequence[Gate], values: Mapping[str, Any], baselines: Baselines | None = None
+) -> list[dict[str, Any]]:
     """Judge every gate.
 
     Args:
         gates: of the manifest.
         values: the report's JSON, without its gates.
+        baselines: what gates compare with; None: there is nothing, and those fail.
 
     Returns:
         Per gate, as the report's ``gates``: ``gate`` (its text), ``passed``, ``value`` (of the
-        result that is the closest to failing, or fails worst), ``result`` (which one), ``reason``
-        and ``location``.
+        result that is the closest to failing, or fails worst), ``result`` (which one), ``reason``,
+        ``location``, ``against``, ``base`` (its value) and ``allowed``.
     """
-    return [_evaluate(gate, values) for gate in gates]
+    return [_evaluate(gate, values, baselines) for gate in gates]
 
 
 def broken_by(
-    result: Mapping[str, Any], gates: Sequence[Gate], values: Mapping[str, Any]
+    result: Mapping[str, Any],
+    gates: Sequence[Gate],
+    values: Mapping[str, Any],
+    baselines: Baselines | None = None,
 ) -> list[str]:
     """Why one result does not hold the gates that speak of it; empty: it holds them all."""
-    findings = [_judge(gate, result, values) for gate in gates if _selects(gate, result)]
+    findings = [_judge(gate, result, values, baselines) for gate in gates if _selects(gate, result)]
     return [finding.reason for finding in findings if finding.slack < 0]
 
 
@@ -55,9 +65,11 @@ def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
     return replace(record, values={**record.values, "gates": gates})
 
 
-def _evaluate(gate: Gate, values: Mapping[str, Any]) -> dict[str, Any]:
+def _evaluate(gate: Gate, values: Mapping[str, Any], baselines: Baselines | None) -> dict[str, Any]:
     findings = [
-        _judge(gate, result, values) for result in values["results"] if _selects(gate, result)
+        _judge(gate, result, values, baselines)
+        for result in values["results"]
+        if _selects(gate, result)
     ]
     if not findings:
         findings = [_Finding(-math.inf, None, "", "no result is like its `where:`")]
@@ -72,6 +84,9 @@ def _evaluate(gate: Gate, values: Mapping[str, Any]) -> dict[str, Any]:
         "result": worst.result,
         "reason": reason,
         "location": gate.location,
+        "against": gate.against,
+        "base": worst.base,
+        "allowed": sorted(gate.allow),
     }
 
 
@@ -87,7 +102,12 @@ def _selects(gate: Gate, result: Mapping[str, Any]) -> bool:
     return all(allowed is None or found in allowed for allowed, found in wanted)
 
 
-def _judge(gate: Gate, result: Mapping[str, Any], values: Mapping[str, Any]) -> _Finding:
+def _judge(
+    gate: Gate,
+    result: Mapping[str, Any],
+    values: Mapping[str, Any],
+    baselines: Baselines | None,
+) -> _Finding:
     name, metric = result["name"], gate.metric
     if result["status"] != "ok":
         reason = f"{name} was not measured: {result['error'].splitlines()[0]}"
@@ -105,7 +125,14 @@ def _judge(gate: Gate, result: Mapping[str, Any], values: Mapping[str, Any]) -> 
         bounds.append((value - gate.min, f"{shown}, at least {_text(gate.min)}"))
     if gate.max is not None:
         bounds.append((gate.max - value, f"{shown}, at most {_text(gate.max)}"))
-    if gate.max_drop is not None:
+    base: float | None = None
+    if gate.against is not None:
+        found = _compared(gate, name, baselines)
+        if isinstance(found, str):
+            return _Finding(-math.inf, value, name, f"{name}: {found}")
+        base = found["base"]
+        bounds += _relative_bounds(gate, found)
+    elif gate.max_drop is not None:
         original = _number((values["reference"] or {"metrics": {}})["metrics"].get(metric))
         if original is None:
             reason = f"there is no {metric} of the original to compare {name} with"
@@ -119,7 +146,69 @@ def _judge(gate: Gate, result: Mapping[str, Any], values: Mapping[str, Any]) -> 
         reason += ", within noise: the bound lies in the 95 % interval"
     if metric in TIMED and not latency["clean"]:
         reason += "; the measurement is not clean"
-    return _Finding(slack, value, name, f"{name}: {reason}")
+    if gate.allow:
+        reason += f"; unlike measurements are allowed: {', '.join(sorted(gate.allow))}"
+    return _Finding(slack, value, name, f"{name}: {reason}", base)
+
+
+def _compared(gate: Gate, name: str, baselines: Baselines | None) -> Mapping[str, Any] | str:
+    """The gate's figure of a result against its base's; a sentence where they are not compared."""
+    assert gate.against is not None
+    if baselines is None:
+        return f"there is no {gate.against} to compare with"
+    try:
+        entry = baselines.entry(gate.against, gate.allow, name)
+    except WherryError as error:
+        return f"there is nothing to compare with: {error}"
+    if entry["status"] != "compared":
+        return f"{entry['why']}: {NEW_BASELINE}"
+    figure: Mapping[str, Any] | None = next(
+        (each for each in entry["figures"] if each["figure"] == gate.metric), None
+    )
+    if figure is None:
+        return f"neither has {gate.metric}"
+    if figure["verdict"] == "not comparable":
+        return f"not comparable with {gate.against}: {figure['why']}"
+    return figure
+
+
+NEW_BASELINE = (
+    "name another baseline, or write one anew: `wherry report --output NAME.baseline.json`"
+)
+"""What to do where a baseline has not what is asked for."""
+
+NOISY = ("latency.median_ms", "peak_memory_bytes", "energy_mj")
+"""What is measured with noise; a size is exact, and a metric is exact on its samples."""
+
+
+def _relative_bounds(gate: Gate, figure: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """By how much each bound against a base holds, and in words."""
+    value, base, difference = figure["new"], figure["base"], figure["difference"]
+    shown = f"{gate.metric} {_text(value)} against {_text(base)}"
+    noise = f" (95 %: {interval_text(figure)})" if figure["ci95"] else ""
+    bounds: list[tuple[float, str]] = []
+    if gate.max_increase is not None:
+        if figure["ci95"] and figure["change"] is not None:  # the same median as the interval's
+            difference = base * figure["change"]
+        most = gate.max_increase.amount * (base if gate.max_increase.relative else 1.0)
+        slack = most - difference + 1e-12 * (abs(base) + abs(value))
+        text = f"{shown}, {change_text(figure)}{noise}, at most {_amount_text(gate.max_increase)}"
+        if slack < 0 and figure["verdict"] == "same" and gate.metric in NOISY:
+            slack, text = 0.0, f"{text}: more, but within noise"
+        bounds.append((slack, text))
+    if gate.min_speedup is not None:
+        speedup = base / value
+        text = f"{shown}, x{speedup:.2f}{noise}, at least x{gate.min_speedup:g}"
+        bounds.append((speedup - gate.min_speedup, text))
+    if gate.max_drop is not None:
+        higher = figure["better"] == "higher"
+        slack, text = _drop(gate.max_drop, value, base, higher=higher)
+        bounds.append((slack, f"{shown}, {text}"))
+    return bounds
+
+
+def _amount_text(bound: Drop) -> str:
+    return f"{100 * bound.amount:g} %" if bound.relative else f"{bound.amount:g}"
 
 
 def _value(metric: str, result: Mapping[str, Any]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wherry.reports import RunRecord, words
+from wherry.reports import RunRecord, comparison_words, words
 from wherry.reports.words import Result
 
 _SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>#|~&"})
@@ -31,6 +31,33 @@ def render(record: RunRecord) -> str:
     run, version, end = (escaped(values[key]) for key in ("run_id", "wherry", "finished"))
     lines += ["", f"Run {run}, wherry {version}, {end}."]
     return "\n".join(lines) + "\n"
+
+
+def render_comparison(comparison: Mapping[str, Any]) -> str:
+    """What has changed in a table, and all figures folded away; for a pull request."""
+    lines = [f"### wherry: {escaped(comparison_words.title(comparison))}", ""]
+    lines += [f"**{escaped(comparison_words.summary(comparison))}**", ""]
+    every = list(comparison_words.rows(comparison))
+    changed = [row for row in every if row.told]
+    lines += [*_comparison_table(changed), ""] if changed else []
+    for each in comparison["failures"]:
+        text = comparison_words.failure_text(each, comparison)
+        lines.append(f"- **fails**: {escaped(text)}")
+    lines += [f"- note: {escaped(note)}" for note in comparison_words.notes(comparison)]
+    if len(every) > len(changed):
+        summary = f"<details><summary>All {len(every)} figures</summary>"
+        lines += ["", summary, "", *_comparison_table(every), "", "</details>"]
+    versions = escaped(f"wherry {comparison['base']['wherry']} and {comparison['new']['wherry']}")
+    lines += ["", f"{versions}, {escaped(comparison['new']['finished'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def _comparison_table(rows: Sequence[comparison_words.Row]) -> list[str]:
+    lines = [_row(comparison_words.HEAD), "| --- | --- | ---: | ---: | ---: | ---: | --- |"]
+    for row in rows:
+        cells = (row.target, row.figure, row.base, row.new, row.change, row.interval, row.verdict)
+        lines.append(_row(cells))
+    return lines
 
 
 def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:

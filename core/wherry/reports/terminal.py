@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from wherry.reports import layers, words
+from wherry.reports import comparison_words, layers, words
 from wherry.reports.words import Result
 
 if TYPE_CHECKING:
@@ -176,3 +176,29 @@ def _fold_heads(columns: Sequence[_Column], widths: list[int], width: int, limit
 def _excess(widths: Sequence[int], width: int) -> int:
     """By how much a table of these columns, a space between them, is too wide."""
     return max(0, sum(widths) + len(widths) - 1 - width)
+
+
+def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
+    """Print the latencies, what else has changed, and what is not compared and why."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    _say(console, comparison_words.title(comparison))
+    rows = [row for row in comparison_words.rows(comparison) if row.told]
+    if rows:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for head in comparison_words.HEAD:
+            left = head in {"target", "figure", ""}
+            table.add_column(head, justify="left" if left else "right", overflow="fold")
+        styles = {"worse": "red", "better": "green"}
+        for row in rows:
+            cells = (row.target, row.figure, row.base, row.new, row.change, row.interval)
+            texts = [Text(words.one_line(cell)) for cell in cells]
+            verdict = words.one_line(row.verdict)
+            style = styles.get(verdict.partition(":")[0], "")
+            table.add_row(*texts, Text(verdict, style=style))
+        console.print(table, crop=False)
+    _say(console, comparison_words.summary(comparison))
+    for note in comparison_words.notes(comparison):
+        _say(console, f"note: {note}", "yellow")

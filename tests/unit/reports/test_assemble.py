@@ -140,6 +140,8 @@ class Run:
             boards=self.boards,
             host=SimpleNamespace(
                 metrics={kind.name: kind for kind in kinds},
+                owner=lambda kind, name: f"the plugin of {name}",
+                code=lambda plugin: f"digest of {plugin}",
                 plugins=(PluginInfo("ncnn", "wherry", "0.1.0", "wherry_ncnn.plugin"),),
             ),
         )
@@ -178,9 +180,11 @@ def test_a_whole_run_is_what_the_schema_says(run, undeclared):
     assert values["model"]["size_bytes"] == 5
     assert values["model"]["inputs"] == [{"name": "input", "dtype": "float32", "shape": [1, 4]}]
     assert values["data"] == {"evaluation": {"source": "digits", "samples": 3, "digest": "ef" * 32}}
+    definitions = [metric.pop("definition") for metric in values["metrics"]]
+    assert len(set(definitions)) == 2
     assert values["metrics"] == [
-        {"name": "top1", "better": "higher", "unit": ""},
-        {"name": "mae.boxes", "better": "lower", "unit": "m"},
+        {"name": "top1", "better": "higher", "unit": "", "against": "original"},
+        {"name": "mae.boxes", "better": "lower", "unit": "m", "against": "original"},
     ]
     assert values["reference"]["metrics"] == {"top1": 0.99, "mae.boxes": None}
     assert values["gates"] == []

@@ -124,8 +124,14 @@ def test_without_runs_the_list_is_empty_and_a_report_a_usage_error(wherry_home, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--format", "pdf"), "there is no form of a report named 'pdf'. There are csv, html,"),
-        (("--output", "x.pdf"), "no form of a report ends in '.pdf'; there are .csv, .html,"),
+        (
+            ("--format", "pdf"),
+            "no form of a report named 'pdf'. There are baseline, csv, html,",
+        ),
+        (
+            ("--output", "x.pdf"),
+            "form of a report ends in '.pdf'; there are .baseline.json, .csv, .html,",
+        ),
         (("--output", "x"), "no form of a report ends in ''"),
         (("nothing",), "there is no run named 'nothing'"),
         (("last~2",), "there are only 2 runs"),

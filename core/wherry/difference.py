@@ -1,0 +1,214 @@
+"""Whether two measurements differ: of latencies by their rounds, of shares by their counts.
+
+``docs/compare.md`` says how often these flag what is equal, and find what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from wherry.errors import UsageError
+
+RESAMPLES = 2000
+LEAST_ROUNDS = 4
+"""Of each side. With three, no order of the rounds is rarer than one in ten."""
+
+RUN_SHARE, LEAST_SHIFT = 1.25, 0.005
+"""What whole runs are taken to differ by beyond their rounds, as a standard deviation: so many
+times what the rounds of a run differ by, and at least so much (relative). No run can tell its own
+shift; but noise of machines is not white, and one whose rounds scatter has runs that do. Both
+figures are from runs on a busy machine, see ``docs/compare.md``."""
+
+LEVEL = 0.05
+_Z = NormalDist().inv_cdf(1 - LEVEL / 2)
+_EXACT = 80
+"""Up to so many values their orders are counted; beyond, a normal distribution stands for them."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much a latency has changed.
+
+    Attributes:
+        change: new over base, less 1.
+        ci95: 95 % interval of the change, with what runs differ by.
+        p: of Mann and Whitney's test over the rounds' medians, two-sided.
+        verdict: ``better``, ``worse`` or ``same``.
+    """
+
+    change: float
+    ci95: tuple[float, float]
+    p: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """One side: a target that was measured.
+
+    Attributes:
+        median: of all samples, positive.
+        medians: [rounds], of each round, positive, in the same unit.
+    """
+
+    median: float
+    medians: Sequence[float]
+
+
+def latency_difference(
+    base: Rounds, new: Rounds, *, one_run: bool = False, seed: int = 0
+) -> Difference:
+    """Compare two targets, or one before and after.
+
+    Samples of one process are alike, so that what is resampled and ranked is the round. A change is
+    called one only where its interval excludes none, and the order of the rounds is as rare as 5 %.
+
+    The interval is made on logarithms, for noise is relative: the variances of both medians by a
+    bootstrap over the rounds, those of both runs' shifts (`RUN_SHARE`), and Student's quantile, for
+    rounds are few.
+
+    Args:
+        base: what was there.
+        new: what is to be judged.
+        one_run: both were measured in one run, in turns: there are no shifts.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: a side has fewer than 4 rounds, or a median that is not positive.
+    """
+    for side in (base, new):
+        if len(side.medians) < LEAST_ROUNDS or min(side.median, *side.medians) <= 0:
+            raise UsageError(
+                f"a median of {side.median:g} in {len(side.medians)} rounds cannot be compared",
+                remedy=f"Give positive medians, and of {LEAST_ROUNDS} rounds at least.",
+            )
+    centre = math.log(new.median / base.median)
+    logs = [np.log(np.asarray(side.medians, np.float64)) for side in (base, new)]
+    generator = np.random.default_rng(seed)
+    variance = sum(_median_variance(side, generator) for side in logs)
+    freedom = sum(len(side) - 1 for side in logs)
+    if not one_run:
+        within = sum(float(((side - side.mean()) ** 2).sum()) for side in logs) / freedom
+        variance += 2 * max(LEAST_SHIFT, RUN_SHARE * math.sqrt(within)) ** 2
+    half = _student(freedom) * math.sqrt(variance)
+    low, high = math.expm1(centre - half), math.expm1(centre + half)
+    p = mann_whitney(base.medians, new.medians)
+    verdict = "same"
+    if p <= LEVEL and not low <= 0 <= high:
+        verdict = "worse" if centre > 0 else "better"
+    return Difference(math.expm1(centre), (low, high), p, verdict)
+
+
+def _median_variance(values: np.ndarray, generator: np.random.Generator) -> float:
+    """Of the median of independent values, by the bootstrap."""
+    count = len(values)
+    medians = np.median(values[generator.integers(0, count, (RESAMPLES, count))], axis=1)
+    # the bootstrap's world has a variance that is too small by (n - 1) / n
+    return float(medians.var()) * count / (count - 1)
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile, to a thousandth from 6 degrees of freedom on.
+
+    By the expansion of Fisher and Cornish (The Percentile Points of Distributions Having Known
+    Cumulants, Technometrics 2, 1960).
+    """
+    z, n = _Z, freedom
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
+
+
+def mann_whitney(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p of Mann and Whitney's test, ties at the mean of their ranks.
+
+    The distribution of the ranks' sum over all ways to deal the values out is counted, also with
+    ties; for more than 80 values it is taken as normal, its variance less what ties take (Mann and
+    Whitney, On a Test of Whether one of Two Random Variables is Stochastically Larger than the
+    Other, Annals of Mathematical Statistics 18, 1947; Lehmann, Nonparametrics, 1975, section 1.2).
+
+    Args:
+        first: [values], at least one.
+        second: [values], at least one.
+    """
+    both = np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)])
+    _, place, counts = np.unique(both, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    doubled = (2 * ends - counts + 1)[place]  # twice the ranks: whole numbers
+    few, total = len(first), len(both)
+    found, expected = int(doubled[:few].sum()), few * (total + 1)
+    distance = abs(found - expected)
+    if total > _EXACT:
+        ties = float((counts**3 - counts).sum()) / (total * (total - 1))
+        variance = few * (total - few) / 12 * (total + 1 - ties)
+        if variance <= 0:
+            return 1.0
+        score = max(distance / 2 - 0.5, 0) / math.sqrt(variance)
+        return math.erfc(score / math.sqrt(2))
+    # ways[k, s]: to choose k of the values with doubled ranks of sum s
+    ways = np.zeros((few + 1, int(doubled.sum()) + 1))
+    ways[0, 0] = 1
+    for rank in map(int, doubled):
+        ways[1:, rank:] += ways[:-1, :-rank].copy()
+    sums = np.arange(ways.shape[1])
+    rare = ways[few][np.abs(sums - expected) >= distance].sum()
+    return min(1.0, float(rare / ways[few].sum()))
+
+
+@dataclass(frozen=True)
+class ShareDifference:
+    """By how much a share (of samples that are right) has changed.
+
+    Attributes:
+        change: new less base.
+        ci95: 95 % interval.
+        verdict: ``higher``, ``lower`` or ``same``.
+    """
+
+    change: float
+    ci95: tuple[float, float]
+    verdict: str
+
+
+def share_difference(base: float, new: float, base_count: int, new_count: int) -> ShareDifference:
+    """Compare two shares of independent samples.
+
+    Newcombe's interval of a difference (method 10 of Interval Estimation for the Difference Between
+    Independent Proportions, Statistics in Medicine 17, 1998), made of Wilson's of each share. Where
+    both were found on the same samples, their differences are fewer than it takes them for, so that
+    it is on the safe side.
+
+    Args:
+        base: from 0 to 1.
+        new: from 0 to 1.
+        base_count: how many samples the first is over, at least 1.
+        new_count: likewise.
+    """
+    (low1, high1), (low2, high2) = _wilson(base, base_count), _wilson(new, new_count)
+    change = new - base
+    low = change - math.hypot(new - low2, high1 - base)
+    high = change + math.hypot(high2 - new, base - low1)
+    verdict = "same" if low <= 0 <= high else ("higher" if change > 0 else "lower")
+    return ShareDifference(change, (low, high), verdict)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share."""
+    square = _Z**2 / count
+    middle = (share + square / 2) / (1 + square)
+    half = _Z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return middle - half, middle + half
+
+
+def is_count(share: float, count: int) -> bool:
+    """Whether a value can be a share of so many samples."""
+    number = share * count
+    return count > 0 and 0 <= share <= 1 and abs(number - round(number)) <= 1e-9 * count

@@ -1,0 +1,92 @@
+"""What the gates of a run compare its results with; read when a gate asks, and once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wherry.errors import UsageError, WherryError
+from wherry.records.compare import compare, compare_targets
+from wherry.records.sides import BEST, best, is_file, last_of, tagged
+from wherry.records.snapshot import Snapshot, plain, read_baseline, snapshot
+from wherry.reports import RunRecord
+
+FP32 = "fp32"
+TAG = "tag:"
+
+Entries = dict[str, dict[str, Any]]
+"""A comparison's results by their names."""
+
+
+class Baselines:
+    """The sides that a run is compared with by its gates.
+
+    Args:
+        record: of the run, kept or not.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+        self._known: dict[tuple[str, frozenset[str]], Entries | WherryError] = {}
+
+    @cached_property
+    def _new(self) -> Snapshot:
+        return snapshot(self._record)
+
+    def entry(self, against: str, allow: frozenset[str], name: str) -> dict[str, Any]:
+        """One result of the comparison (`wherry.records.compare`).
+
+        Args:
+            against: as `wherry.manifest.sections.Gate` has it.
+            allow: reasons for which unlike figures are compared all the same.
+            name: of the result.
+
+        Raises:
+            UsageError: there is no such run, or no peer in fp32.
+            StoreError: it cannot be read.
+        """
+        key = (against, allow)
+        if key not in self._known:
+            try:
+                self._known[key] = self._compare(against, allow)
+            except WherryError as error:
+                self._known[key] = error  # each result that needs it says so
+        found = self._known[key]
+        if isinstance(found, WherryError):
+            raise found
+        if (name := plain(name)) not in found:
+            raise UsageError(
+                f"{name} has no peer in fp32 that the same clock timed",
+                remedy="Add the precision fp32 to its targets, or narrow the gate's `where:`.",
+            )
+        return found[name]
+
+    def _compare(self, against: str, allow: frozenset[str]) -> Entries:
+        if against == FP32:
+            return self._with_fp32()
+        entries = compare(self._side(against, allow), self._new, allow=allow)["results"]
+        return {entry["name"]: entry for entry in entries if entry["new_run"] is not None}
+
+    def _side(self, against: str, allow: frozenset[str]) -> Snapshot:
+        from wherry.records.database import Records
+
+        if is_file(against) and not against.startswith(TAG):
+            return read_baseline(Path(against))
+        with Records.open() as records:
+            if against == BEST:
+                return best(records, self._new, allow=allow)
+            own = self._record.values["run_id"]
+            if against == "last":
+                return last_of(records, self._record.values["manifest"], own)
+            return tagged(records, against.removeprefix(TAG), own)
+
+    def _with_fp32(self) -> Entries:
+        """Both were measured in turns: what disturbed the one disturbed the other."""
+        mine = {target.name: target for target in self._new.targets}
+        allowed = frozenset({"options", "not-clean"})
+        return {
+            name: compare_targets(mine[target.fp32], target, allowed)
+            for name, target in mine.items()
+            if target.fp32 in mine
+        }

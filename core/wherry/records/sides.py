@@ -1,0 +1,134 @@
+"""The sides of a comparison by their names: runs, the best of all runs, baseline files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wherry.difference import LEAST_ROUNDS
+from wherry.errors import UsageError
+from wherry.records.likeness import LATENCY, check_reasons, differences, key_of
+from wherry.records.snapshot import Snapshot, TargetSnapshot, read_baseline, snapshot
+
+if TYPE_CHECKING:
+    from wherry.records.database import Records
+
+BEST = "best"
+
+
+def is_file(name: str) -> bool:
+    """Whether a name means a baseline file: it has a folder, or ends as one."""
+    return "/" in name or name.endswith(".json")
+
+
+def sides(base: str, new: str, *, allow: Iterable[str] = ()) -> tuple[Snapshot, Snapshot]:
+    """Both sides of a comparison.
+
+    Args:
+        base: an id of a run, the beginning of one, a tag, ``last``, ``last~N``, a baseline file, or
+            ``best``.
+        new: the same, but ``best``.
+        allow: reasons for which ``best`` takes unlike measurements.
+
+    Raises:
+        UsageError: there is no such run.
+        StoreError: what is there cannot be read.
+    """
+    from wherry.records.database import Records
+
+    if new == BEST:
+        raise UsageError("the best is what others are compared with", remedy="Give it first.")
+    if is_file(base) and is_file(new):
+        return read_baseline(Path(base)), read_baseline(Path(new))
+    with Records.open() as records:
+        judged = side(records, new)
+        if base == BEST:
+            return best(records, judged, allow=allow), judged
+        return side(records, base), judged
+
+
+def side(records: Records, name: str) -> Snapshot:
+    """A run's, or a baseline file's; see `sides`."""
+    if is_file(name):
+        return read_baseline(Path(name))
+    return snapshot(records.load(name))
+
+
+def best(records: Records, new: Snapshot, *, allow: Iterable[str] = ()) -> Snapshot:
+    """Of each target of a run the fastest clean measurement like it, over all other runs.
+
+    It is the luckiest, too: what is compared with it looks a little worse than it is.
+
+    Raises:
+        UsageError: no target has any.
+    """
+    allowed = check_reasons(allow)
+    load = cache(lambda run_id: snapshot(records.load(run_id)))
+    found: list[TargetSnapshot] = []
+    for target in new.targets:
+        points = records.trend(key_of(target))
+        known = [
+            point
+            for point in points
+            if point.value is not None
+            and point.run_id != new.run_id
+            and (point.clean or "not-clean" in allowed)
+        ]
+        for point in sorted(known, key=lambda point: point.value or 0.0):
+            old = next(t for t in load(point.run_id).targets if key_of(t) == key_of(target))
+            if _like(old, target, allowed):
+                found.append(old)
+                break
+    if not found:
+        raise UsageError(
+            f"no other run has a clean measurement like those of {new.source}",
+            remedy="Run it once more, name a run, or allow a reason with --allow.",
+        )
+    return Snapshot(
+        source="the best of all runs",
+        run_id="",
+        tag=None,
+        wherry=new.wherry,
+        manifest=new.manifest,
+        finished="",
+        targets=found,
+    )
+
+
+def _like(old: TargetSnapshot, new: TargetSnapshot, allowed: frozenset[str]) -> bool:
+    if old.timing is None or len(old.timing.round_ms) < LEAST_ROUNDS:
+        return False
+    reasons = {each.reason for each in differences(old, new) if LATENCY in each.figures}
+    if old.timing.clean:
+        reasons.discard("not-clean")  # then it is the new one, of which the comparison tells
+    return not reasons - allowed
+
+
+def last_of(records: Records, manifest: str, before: str) -> Snapshot:
+    """The last run of a manifest before one, which may be kept or not.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        kept: str | None = records.find(before)
+    except UsageError:
+        kept = None
+    for run in records.runs(limit=1, before=kept, manifest=manifest):
+        return side(records, run.run_id)
+    raise UsageError(
+        f"there is no earlier run of {manifest}",
+        remedy="Run it once without the gate, or name a baseline file.",
+    )
+
+
+def tagged(records: Records, tag: str, but: str) -> Snapshot:
+    """The last run with a tag, but one; raises `UsageError` where there is none."""
+    for run in records.runs(limit=2, tag=tag):
+        if run.run_id != but:
+            return side(records, run.run_id)
+    raise UsageError(
+        f"no other run has the tag {tag!r}", remedy=f"Make one with `wherry run --tag {tag}`."
+    )
