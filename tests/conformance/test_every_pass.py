@@ -27,7 +27,6 @@ from wherry_compress.plugin import MEMBERS
 HERE = Path(__file__).parent
 SWEEP = load(HERE / "sweep.py")
 BACKENDS = ("onnxruntime", "tflite", "ncnn", "caffe2")
-TRAINING = ("prune.weights-trained", "fit")
 NETWORK = "shufflenet_v1 (pruned)"
 
 
@@ -61,17 +60,11 @@ def swept(networks, folder, home, rows) -> dict[str, str]:
 
 @pytest.mark.backend
 @pytest.mark.caffe2
-def test_backends_take_what_passes_make(networks, tmp_path, home_of_trials):
-    rows = [row for row in SWEEP.PASSES if row not in TRAINING]
-    assert swept(networks, tmp_path, home_of_trials, rows) == dict.fromkeys(rows, "ok")
-
-
-@pytest.mark.backend
 @pytest.mark.torch
-def test_backends_take_what_training_makes(networks, tmp_path, home_of_trials):
+def test_backends_take_what_passes_make(networks, tmp_path, home_of_trials):
     pytest.importorskip("torch", reason="torch is not installed")
-    told = swept(networks, tmp_path, home_of_trials, TRAINING)
-    assert told == dict.fromkeys(TRAINING, "ok")
+    rows = list(SWEEP.PASSES)
+    assert swept(networks, tmp_path, home_of_trials, rows) == dict.fromkeys(rows, "ok")
 
 
 # --- what it refuses ---------------------------------------------------------------------------
@@ -128,6 +121,7 @@ REFUSED: dict[str, dict[str, str]] = {  # network to rows, or families of them, 
         "prune.filters, width 1": "",
         "prune.channels-lasso": NARROW,
         "prune.weights-trained": "node '/reducesum_4'",
+        "share.kmeans, trained": "node '/reducesum_4'",
         "fit": "node '/reducesum_4'",
         "bn.reestimate": NO_NORMS,
     },
@@ -137,6 +131,7 @@ REFUSED: dict[str, dict[str, str]] = {  # network to rows, or families of them, 
         "prune.weights-trained": "Loop (node '/loop_1') cannot be trained",
         "lowrank": UNKNOWN_SHAPE,
         "lowrank.fc-svd": "'/gemm_4': the shape of its input is not known",
+        "share.kmeans, trained": "Loop (node '/loop_1') cannot be trained",
         "fit": "Loop (node '/loop_1') cannot be trained",
         "bn.reestimate": NO_NORMS,
     },
@@ -186,10 +181,11 @@ def apply(odd, network: str, name: str, about: dict, folder: Path):
     """A pass in this process: what it is given, and what it made."""
     model, forms, data = odd[network]
     member = MEMBERS[name]
-    if "torch" in member.descriptor.needs:
+    parameters = member.descriptor.parameters(**about)
+    if "torch" in member.descriptor.needed(parameters):
         pytest.importorskip("torch", reason="torch is not installed")
     given = forms[member.batch_norms] if member.normal else model
-    parameters = member.descriptor.parameters(**about).model_dump(mode="json")
+    parameters = parameters.model_dump(mode="json")
     both = {"calibration": data, "training": data}
     job = Job(given.path, parameters, folder, both, original=model.path, seed=1)
     module, function = member.function.split(":")
@@ -198,10 +194,13 @@ def apply(odd, network: str, name: str, about: dict, folder: Path):
 
 def marked(rows):
     """The rows as parameters of a test; those that train say that they need torch."""
-    needs = {row: MEMBERS[SWEEP.PASSES.get(row, (row,))[0]].descriptor.needs for row in rows}
-    return [
-        pytest.param(row, marks=pytest.mark.torch if "torch" in needs[row] else ()) for row in rows
-    ]
+    return [pytest.param(row, marks=pytest.mark.torch if trains(row) else ()) for row in rows]
+
+
+def trains(row: str) -> bool:
+    name, about = SWEEP.PASSES[row]
+    descriptor = MEMBERS[name].descriptor
+    return "torch" in descriptor.needed(descriptor.parameters(**about))
 
 
 @pytest.mark.parametrize("row", marked(SWEEP.PASSES))
@@ -266,10 +265,9 @@ BAD = {
     "lowrank.tucker2": ("{ranks: {'*': [1, 2, 3]}}",),
     "lowrank.cp": ("{macs: 2}",),
     "lowrank.fc-svd": ("{reconstruction: exact}",),
-    "share.kmeans": ("{bits: 9}", "{start: lucky}", "{layers: {'*': -1}}"),
-    "share.kmeans-fisher": ("{bits: 0}",),
-    "share.ecsq": ("{}", "{step: 0.2, bits: 4}", "{bytes: 0}"),
-    "share.ecsq-fisher": ("{step: 0}",),
+    "share.kmeans": ("{bits: 9}", "{start: lucky}", "{layers: {'*': -1}}", "{bits: 0}",
+                     "{train: {processes: 2}}"),
+    "share.ecsq": ("{}", "{step: 0.2, bits: 4}", "{bytes: 0}", "{step: 0}"),
     "share.vq": ("{length: 1}", "{most_error: 0}"),
     "share.pq": ("{bits: 13}",),
     "share.rq": ("{stages: 9}",),
