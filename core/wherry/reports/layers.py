@@ -62,6 +62,11 @@ class Piece:
     nodes: tuple[str, ...]
     times_ms: tuple[float | None, ...]
 
+    @property
+    def label(self) -> str:
+        """Its first node, and how many more there are."""
+        return name({"nodes": self.nodes, "name": "the runtime's own"})
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -71,23 +76,39 @@ class Comparison:
         title: which.
         heads: what tells the results apart.
         pieces: in the order of the model.
+        emulated: the device is: the times mean nothing.
     """
 
     title: str
     heads: tuple[str, ...]
     pieces: tuple[Piece, ...]
+    emulated: bool = False
+
+    def slowest(self, most: int) -> list[Piece]:
+        """The slowest pieces, in the order of the model."""
+
+        def time(piece: Piece) -> float:
+            return max((value for value in piece.times_ms if value is not None), default=0.0)
+
+        kept = set(sorted(self.pieces, key=time, reverse=True)[:most])
+        return [piece for piece in self.pieces if piece in kept]
 
 
-def comparisons(results: Iterable[Result]) -> list[Comparison]:
-    """One for each variant and device of which several results have their layers timed."""
+def comparisons(results: Iterable[Result], least: int = 2) -> list[Comparison]:
+    """One for each variant and device of which so many results have their layers timed."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         if result.get("layers"):
             groups.setdefault((result["variant"], result["target"]["device"]), []).append(result)
     return [
-        Comparison(f"{variant} on {device}", _heads(group), _pieces(group))
+        Comparison(
+            f"{variant} on {device}",
+            _heads(group),
+            _pieces(group),
+            any(result["latency"]["emulated"] for result in group),
+        )
         for (variant, device), group in groups.items()
-        if len(group) > 1
+        if len(group) >= least
     ]
 
 
