@@ -26,6 +26,7 @@ from wherry.cli.plugins import plugins_list, plugins_operators
 from wherry.cli.report import report
 from wherry.cli.run import run
 from wherry.cli.schema import schema
+from wherry.cli.serve import serve
 
 __all__ = [
     "cache_explain",
@@ -49,4 +50,5 @@ __all__ = [
     "report",
     "run",
     "schema",
+    "serve",
 ]

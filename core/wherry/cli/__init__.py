@@ -21,6 +21,7 @@ VERBS: Mapping[str, str] = {
     "compare": "Compare two runs, or a run with a baseline.",
     "debug": "Find the layer that loses the accuracy.",
     "devices": "List, probe and set up boards.",
+    "serve": "Serve the team's page: runs, trends, boards.",
     "plugins": "List the plugins and what they provide.",
     "doctor": "Check this machine, the plugins, their environments.",
     "cache": "Look into the store and tidy it.",

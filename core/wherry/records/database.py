@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -18,12 +18,13 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from wherry.errors import StoreError
 from wherry.records.engine import open_engine, reading, writing
-from wherry.records.naming import find_run
+from wherry.records.naming import check_tag, find_run
 from wherry.records.place import Place, find_place
 from wherry.records.rows import (
     UNREADABLE,
@@ -93,6 +94,7 @@ class TargetSummary:
         device: its name in the inventory.
         runs: how many runs have it.
         run_id: of the newest of them.
+        metrics: the manifest's metrics that the newest has, by name.
     """
 
     target_key: str
@@ -103,6 +105,7 @@ class TargetSummary:
     device: str
     runs: int
     run_id: str
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +312,16 @@ class Records:
             return [Summary(*row) for row in connection.execute(wanted)]
 
     def targets(
-        self, *, manifest: str | None = None, device: str | None = None
+        self,
+        *,
+        target_key: str | None = None,
+        manifest: str | None = None,
+        device: str | None = None,
     ) -> list[TargetSummary]:
         """Every target of any run, those of the newest runs first.
 
         Args:
+            target_key: only this.
             manifest: as in `runs`.
             device: only on it.
         """
@@ -321,6 +329,8 @@ class Records:
         groups = select(
             result.c.target_key, func.max(result.c.run).label("run"), func.count().label("runs")
         ).group_by(result.c.target_key)
+        if target_key is not None:
+            groups = groups.where(result.c.target_key == column_text(target_key))
         if device is not None:
             groups = groups.where(result.c.device == column_text(device))
         if manifest is not None:
@@ -328,7 +338,7 @@ class Records:
         group = groups.subquery()
         of_newest = (result.c.target_key == group.c.target_key) & (result.c.run == group.c.run)
         names = ("target_key", "name", "variant", "backend", "precision", "device")
-        columns = [*(result.c[name] for name in names), group.c.runs, run.c.run_id]
+        columns = [*(result.c[name] for name in names), group.c.runs, run.c.run_id, result.c.metrics]
         wanted = (
             select(*columns)
             .join(group, of_newest)
@@ -336,7 +346,9 @@ class Records:
             .order_by(group.c.run.desc(), result.c.position)
         )
         with reading(self._engine, self._place) as connection:
-            return [TargetSummary(*row) for row in connection.execute(wanted)]
+            return [
+                TargetSummary(*row, tuple(metrics)) for *row, metrics in connection.execute(wanted)
+            ]
 
     def trend(
         self,
@@ -376,6 +388,27 @@ class Records:
             interval = (low, high) if metric == MEDIAN else (None, None)
             points.append(Point(run_id, tag, started, status, figure, *interval, *rest))
         return points
+
+    def retag(self, run_id: str, tag: str | None) -> None:
+        """Give a run another tag, or none; what was exported before is another record then.
+
+        Raises:
+            UsageError: there is no such run, or it cannot be a tag.
+            StoreError: another has changed the run meanwhile.
+        """
+        if tag is not None:
+            check_tag(tag)
+        record = self.load(run_id)
+        rows = rows_of(replace(record, values={**record.values, "tag": tag}))
+        changed = {name: rows.run[name] for name in ("tag", "digest", "body")}
+        as_read = (run.c.run_id == rows.run["run_id"]) & (run.c.digest == record_digest(record))
+        with writing(self._engine, self._place) as connection:
+            if not connection.execute(update(run).where(as_read).values(changed)).rowcount:
+                raise StoreError(
+                    f"the run {run_id} was changed or deleted while its tag was",
+                    where=self.where,
+                    remedy="Try again.",
+                )
 
     def delete(self, run_ids: Sequence[str]) -> int:
         """Delete runs by their ids; gives how many there were."""

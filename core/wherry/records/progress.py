@@ -13,12 +13,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from wherry.errors import StoreError
 from wherry.filelock import is_held
 from wherry.records.requests import RUNNING
 
@@ -35,9 +36,10 @@ KEPT = "kept"
 """How a run ended whose record is in the database."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_EVERY_S = 0.25  # between two tellings of one step's progress
+_EVERY_S = 0.5  # between two tellings of one step's progress
 _TEXT = 500  # characters of one telling
-_MOST_BYTES = 64 << 20  # what is read of one file
+_MOST_BYTES = 64 << 20  # what is read at once
+State = Literal["running", "ended", "killed"]
 ENDED = frozenset({"done", "cached", "failed", "skipped"})
 """States of a step that will not change any more."""
 
@@ -60,7 +62,7 @@ class ProgressFile:
         self._write({"run_id": run_id, "tag": tag, "manifest": manifest, "steps": steps})
 
     def step(self, event: Event) -> None:
-        """A step's event; of its progress not more than four a second."""
+        """A step's event; of its progress not more than two a second."""
         now = time.monotonic()
         with self._lock:
             if event.state == "progress" and now - self._told.get(event.step.id, 0.0) < _EVERY_S:
@@ -140,7 +142,7 @@ class Progress:
     manifest: str
     started: str
     updated: str
-    state: Literal["running", "ended", "killed"] = "running"
+    state: State = "running"
     end: str | None = None
     steps: list[StepProgress] = field(default_factory=list)
 
@@ -156,52 +158,71 @@ class Progress:
         return list(dict.fromkeys(at_work))
 
 
-def running(home: Path) -> Iterator[Progress]:
-    """The runs of this machine's home that live, the newest first."""
-    found = (home / "runs").glob(f"*/{RUNNING}")
-    for mark in sorted(found, key=lambda path: path.parent.name, reverse=True):
-        progress = read_progress(home, mark.parent.name)
-        if progress is not None and progress.state == "running":
-            yield progress
-
-
-def read_progress(home: Path, run_id: str) -> Progress | None:
-    """How far a run is; None: it left no progress here.
+class ProgressReader:
+    """Follows one run's progress: what was read once is not read again. Threads may share it.
 
     Args:
         home: the folder of wherry's own files.
-        run_id: of the run, from whomever: anything else names no run.
+        run_id: of the run, from whomever: what cannot be one names no run.
     """
-    directory = home / "runs" / run_id
-    if not _RUN_ID.fullmatch(run_id):
-        return None
-    alive = is_held(directory / RUNNING)  # before the file: a run that ends meanwhile said so there
-    try:
-        with (directory / EVENTS_FILE).open("rb") as stream:
-            whole = stream.read(_MOST_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    lines = whole.split(b"\n")[:-1]
-    return _read(lines, run_id, alive=alive) if lines else None
 
+    def __init__(self, home: Path, run_id: str) -> None:
+        self._directory = home / "runs" / run_id if _RUN_ID.fullmatch(run_id) else None
+        self._lock = threading.Lock()
+        self._offset = 0
+        self._steps: dict[str, StepProgress] = {}
+        self._progress: Progress | None = None
 
-def _read(lines: list[bytes], run_id: str, *, alive: bool) -> Progress:
-    begun = json.loads(lines[0])
-    progress = Progress(run_id, begun["tag"], begun["manifest"], begun["at"], begun["at"])
-    steps = {each["id"]: StepProgress(**each) for each in begun["steps"]}
-    for line in lines[1:]:
-        values = json.loads(line)
-        progress.updated = values["at"]
+    def read(self) -> Progress | None:
+        """How far the run is now; None: it left no progress here.
+
+        Raises:
+            StoreError: its file is not as a run writes it.
+        """
+        if self._directory is None:
+            return None
+        # the lock before the file: a run that ends in between has said so there
+        alive = is_held(self._directory / RUNNING)
+        path = self._directory / EVENTS_FILE
+        with self._lock:
+            try:
+                with path.open("rb") as stream:
+                    stream.seek(self._offset)
+                    *lines, rest = stream.read(_MOST_BYTES).split(b"\n")
+                    self._offset = stream.tell() - len(rest)
+                for line in lines:
+                    self._take(json.loads(line))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except (OSError, ValueError, TypeError, LookupError) as error:
+                raise StoreError(
+                    f"the run's progress cannot be read: {error}", where=str(path)
+                ) from error
+            if self._progress is None:
+                return None
+            over: State = "killed" if self._progress.end is None else "ended"
+            steps = [replace(step) for step in self._steps.values()]
+            return replace(self._progress, state="running" if alive else over, steps=steps)
+
+    def _take(self, values: dict[str, Any]) -> None:
+        if self._progress is None:
+            at, tag = values["at"], values["tag"]
+            self._progress = Progress(values["run_id"], tag, values["manifest"], at, at)
+            self._steps = {each["id"]: StepProgress(**each) for each in values["steps"]}
+            return
+        self._progress.updated = values["at"]
         if "end" in values:
-            progress.end = values["end"]
-            continue
-        step = steps[values["step"]]
+            self._progress.end = values["end"]
+            return
+        step = self._steps[values["step"]]
         step.state, step.text = values["state"], values["text"]
         if step.state == "started":
             step.started = values["at"]
         elif step.state in ENDED:
             step.ended = values["at"]
-    progress.steps = list(steps.values())
-    if not alive:
-        progress.state = "killed" if progress.end is None else "ended"
-    return progress
+
+
+def live_runs(home: Path) -> list[str]:
+    """The ids of the runs of this machine's home that live, the newest first."""
+    marks = [mark for mark in (home / "runs").glob(f"*/{RUNNING}") if is_held(mark)]
+    return sorted((mark.parent.name for mark in marks), reverse=True)

@@ -38,15 +38,19 @@ class Best:
 
 def render(record: RunRecord) -> str:
     """The page. Every text from outside is cleaned and escaped by the template."""
+    data, names = parts(record)
+    return page("report.html", data, **names)
+
+
+def parts(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The data of the report's script, and the names of its template."""
     values, every = record.values, record.values["results"]
     measured = [result for result in every if result["status"] == "ok"]
     sustained = [result for result in measured if result.get("sustained")]
     layered = [result for result in measured if result.get("layers")]
     table = results.table(every, values["metrics"])
     compared = layers.comparisons(measured, least=1)
-    return page(
-        "report.html",
-        figures(record),
+    names = dict(
         library=charts.library(),
         values=values,
         manifest=record.manifest,
@@ -87,6 +91,7 @@ def render(record: RunRecord) -> str:
         words=words,
         size=pictures.SIZE,
     )
+    return figures(record), names
 
 
 def _best(measured: Sequence[Result], values: Any) -> list[Best]:
