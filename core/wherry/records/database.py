@@ -94,7 +94,6 @@ class TargetSummary:
         device: its name in the inventory.
         runs: how many runs have it.
         run_id: of the newest of them.
-        metrics: the manifest's metrics that the newest has, by name.
     """
 
     target_key: str
@@ -105,7 +104,6 @@ class TargetSummary:
     device: str
     runs: int
     run_id: str
-    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +336,7 @@ class Records:
         group = groups.subquery()
         of_newest = (result.c.target_key == group.c.target_key) & (result.c.run == group.c.run)
         names = ("target_key", "name", "variant", "backend", "precision", "device")
-        columns = [*(result.c[name] for name in names), group.c.runs, run.c.run_id, result.c.metrics]
+        columns = [*(result.c[name] for name in names), group.c.runs, run.c.run_id]
         wanted = (
             select(*columns)
             .join(group, of_newest)
@@ -346,9 +344,14 @@ class Records:
             .order_by(group.c.run.desc(), result.c.position)
         )
         with reading(self._engine, self._place) as connection:
-            return [
-                TargetSummary(*row, tuple(metrics)) for *row, metrics in connection.execute(wanted)
-            ]
+            return [TargetSummary(*row) for row in connection.execute(wanted)]
+
+    def metrics(self, target_key: str) -> list[str]:
+        """The manifest's metrics of a target, by name, as it had them when it was last measured."""
+        of_target = (result.c.target_key == column_text(target_key)) & (result.c.status == "ok")
+        wanted = select(result.c.metrics).where(of_target).order_by(result.c.run.desc()).limit(1)
+        with reading(self._engine, self._place) as connection:
+            return list(connection.execute(wanted).scalar() or ())
 
     def trend(
         self,

@@ -112,7 +112,10 @@ def _run(request: Request) -> Response:
         return pages.html(request, "running.html", run=views.progress_values(progress))
     if run_id != name:
         return RedirectResponse(f"/runs/{run_id}", _SEE_OTHER)
-    return pages.report(request, site.records.load(run_id))
+    record = site.records.load(run_id)
+    manifest = record.values["manifest"]
+    before = site.records.runs(1, before=run_id, manifest=manifest)
+    return pages.report(request, record, before=before[0].run_id if before else None)
 
 
 def _live_run(request: Request) -> Response:
@@ -144,7 +147,7 @@ def _compare(request: Request) -> Response:
     site, query = _site(request), request.query_params
     recent = views.runs(site, {"limit": "200"})["runs"]
     asked = {side: query.get(side, "") for side in ("base", "new")}
-    found = views.compare(site, query) if any(asked.values()) else None
+    found = views.compare(site, query) if all(asked.values()) else None
     return pages.comparison(request, found, asked=asked, recent=recent)
 
 

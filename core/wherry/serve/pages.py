@@ -133,15 +133,15 @@ def _told(session: Session | None) -> str:
     return text
 
 
-def report(request: Request, record: RunRecord) -> Response:
-    """A run: its report within the site's frame."""
+def report(request: Request, record: RunRecord, *, before: str | None) -> Response:
+    """A run: its report within the site's frame; ``before`` is the id of the one before."""
     from wherry.records.rows import target_key
     from wherry.reports.html import parts
 
     data, names = parts(record)
     keys = [(each["name"], target_key(each)) for each in record.values["results"]]
     scripts = ("charts.js", "report.js")
-    return html(request, "run.html", data=data, scripts=scripts, targets=keys, **names)
+    return html(request, "run.html", data=data, scripts=scripts, targets=keys, before=before, **names)
 
 
 def trend(request: Request, found: Mapping[str, Any], query: Mapping[str, str]) -> Response:

@@ -94,7 +94,7 @@ def trend(site: Site, target_key: str, query: Query) -> Values:
     if not summaries:
         raise HTTPException(404, "no run has this target")
     target = summaries[0]
-    metrics = [*FIGURES, *target.metrics]
+    metrics = [*FIGURES, *site.records.metrics(target_key)]
     metric = query.get("metric") or metrics[0]
     points = site.records.trend(
         target_key,
@@ -139,9 +139,10 @@ def compare(site: Site, query: Query) -> Values:
 
 
 def boards(site: Site, _query: Query) -> Values:
-    """``boards`` of the inventory: nothing is reached.
+    """``boards`` of the inventory, and those that only the records know: nothing is reached.
 
-    Each has ``name``, ``transport``, ``tags``, ``location``; ``last_run`` that measured on it;
+    Each has ``name``, ``transport`` (None: it is not in the inventory), ``tags``, ``location``;
+    ``last_run`` that measured on it;
     ``held_by``: the runs of this machine that measure on it now; ``probed``: what the last probe
     by this server found, and when.
     """
@@ -153,18 +154,23 @@ def boards(site: Site, _query: Query) -> Values:
     for run in site.live():
         for device in run.devices:
             holders.setdefault(device, []).append(run.run_id)
+    known = [
+        {"name": name, "transport": spec.transport, "tags": list(spec.tags),
+         "location": inventory.location(name)}
+        for name, spec in inventory.devices.items()
+    ] + [
+        {"name": name, "transport": None, "tags": [], "location": None}
+        for name in sorted(last.keys() - inventory.devices.keys())
+    ]  # fmt: skip
     return {
         "boards": [
             {
-                "name": name,
-                "transport": spec.transport,
-                "tags": list(spec.tags),
-                "location": inventory.location(name),
-                "last_run": last.get(name),
-                "held_by": holders.get(name, []),
-                "probed": site.probed.get(name),
+                **board,
+                "last_run": last.get(board["name"]),
+                "held_by": holders.get(board["name"], []),
+                "probed": site.probed.get(board["name"]),
             }
-            for name, spec in inventory.devices.items()
+            for board in known
         ]
     }
 
