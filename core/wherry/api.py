@@ -7,6 +7,7 @@ print(record.values["results"][0]["latency"]["median_ms"])
 
 from __future__ import annotations
 
+from wherry.cli.bundle import bundle, bundle_key, bundle_verify
 from wherry.cli.cache import cache_explain, cache_gc, cache_list, cache_verify
 from wherry.cli.compare import compare
 from wherry.cli.debug import debug_layers
@@ -29,6 +30,9 @@ from wherry.cli.schema import schema
 from wherry.cli.serve import serve
 
 __all__ = [
+    "bundle",
+    "bundle_key",
+    "bundle_verify",
     "cache_explain",
     "cache_gc",
     "cache_list",

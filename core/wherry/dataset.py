@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,9 +30,15 @@ class Sample:
 
 
 class Dataset(ABC):
-    """Samples by index. Reading one may touch the disk; nothing is kept in memory by contract."""
+    """Samples by index. Reading one may touch the disk; nothing is kept in memory by contract.
+
+    Attributes:
+        name: for messages.
+        classes: the names of the classes by their indices; empty where the source does not know.
+    """
 
     name: str
+    classes: Sequence[str] = ()
 
     @property
     @abstractmethod

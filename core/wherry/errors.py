@@ -107,6 +107,10 @@ class StoreError(WherryError):
     """The store cannot be read or written, or an entry does not match its hash."""
 
 
+class BundleError(WherryError):
+    """An archive is no bundle, is not whole, was changed, or could do harm."""
+
+
 class RunFailed(WherryError):  # noqa: N818 -- it is an outcome, named as the exit code is
     """A run ended and some of its targets failed; the report names them."""
 

@@ -228,6 +228,9 @@ class Backend:
             measurements.
         prepare_s: how long the runner's ``prepare`` may take on a board, seconds.
         native: machine code that the runner wants beside its Python packages; None: nothing.
+        examples: C or C++ sources for bundles that load the artifact by the runtime's own API. They
+            include ``model.h``, which the core writes (`wherry.bundle.cpp`); their first comment
+            says how to build them.
     """
 
     name: str
@@ -254,6 +257,7 @@ class Backend:
     tools: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prepare_s: float = 0.0
     native: Native | None = None
+    examples: tuple[Path, ...] = ()
 
     @property
     def board_code(self) -> tuple[Path, ...]:

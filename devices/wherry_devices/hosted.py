@@ -21,7 +21,8 @@ from wherry_devices.agent import frames, layers, timing
 from wherry_devices.board import Board, as_sensors
 from wherry_devices.channel import AgentEnded, AgentSilent, Channel
 
-PREPROCESS_FILE = Path(wherry.__file__).parent / "preprocess.py"
+SHIPPED = tuple(Path(wherry.__file__).parent / name for name in ("preprocess.py", "binding.py"))
+"""Files of the core that run on a board, beside the runner."""
 
 _IN_FLIGHT = 4  # frames of samples that are sent and not yet answered
 _FRAME_SAMPLES = 64
@@ -76,7 +77,7 @@ class Hosted:
 
         Args:
             directory: of the artifact, on the board.
-            code: of runner.py and preprocess.py, on the board.
+            code: of runner.py and `SHIPPED`, on the board.
             backend: the artifact's.
             preprocess: per ONNX input, its declared preprocessing.
             tools: where the inventory says that the owner's tools are.
@@ -93,6 +94,7 @@ class Hosted:
             directory=directory,
             runner_file=f"{code}/runner.py",
             preprocess_file=f"{code}/preprocess.py",
+            binding_file=f"{code}/binding.py",
             options=self._target.options.model_dump(mode="json"),
             preprocess={name: dict(spec) for name, spec in preprocess.items()},
             backend=backend.name,

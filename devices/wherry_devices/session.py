@@ -21,7 +21,7 @@ from wherry.target import Backend, Target
 from wherry_devices.board import SILENCE_S, Board, describe_holder
 from wherry_devices.channel import Channel
 from wherry_devices.connection import Connection
-from wherry_devices.hosted import PREPROCESS_FILE, Hosted
+from wherry_devices.hosted import SHIPPED, Hosted
 from wherry_devices.probe import board_info
 
 _log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ class BoardSession:
             {
                 "runner.py": (hash_file(backend.runner), backend.runner),
                 **{path.name: (hash_file(path), path) for path in backend.runner_files},
-                "preprocess.py": (hash_file(PREPROCESS_FILE), PREPROCESS_FILE),
+                **{path.name: (hash_file(path), path) for path in SHIPPED},
             }
         )
         native = self._native(backend, target)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry import preprocess
-from wherry_devices.agent.binding import Input, Output, cast, returned
+from wherry.binding import Input, Output, cast, returned
 
 
 def binding(shape, dtype="float32", permutation=None, drop_batch=False):

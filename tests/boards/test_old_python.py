@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import wherry
 import wherry_devices.agent
 from wherry.measurement import MeasureSettings
 from wherry_devices.board import Board
@@ -20,6 +21,8 @@ from wherry_devices.session import BoardDevice
 from wherry_devices.transport.local import LocalConnection
 
 AGENT = Path(wherry_devices.agent.__file__).parent
+CORE = Path(wherry.__file__).parent
+SHIPPED = [CORE / "preprocess.py", CORE / "binding.py", CORE / "bundle" / "example.py"]
 STANDARD = {
     *("__future__", "argparse", "array", "collections", "contextlib", "ctypes", "faulthandler"),
     *("fcntl", "gc", "hashlib", "importlib", "itertools", "json", "marshal", "numpy", "os"),
@@ -39,8 +42,10 @@ STANDARD = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(AGENT.glob("*.py")), ids=lambda path: path.name)
-def test_the_agents_files_are_python_3_8(path):
+@pytest.mark.parametrize(
+    "path", [*sorted(AGENT.glob("*.py")), *SHIPPED], ids=lambda path: path.name
+)
+def test_what_goes_to_a_board_is_python_3_8(path):
     tree = ast.parse(path.read_text(), feature_version=(3, 8))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Chromium, one for all tests of the pages; any request but for the page's own file fails the test."""
+"""Chromium, one for all tests of pages; a request for anything but the page fails the test."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from wherry.reports import RunRecord
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+if TYPE_CHECKING:
+    from playwright import sync_api
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[sync_api.Browser]:
+    playwright_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed"
+    )
     if CHROMIUM is None:
         pytest.skip("there is no Chromium (Debian: chromium)")
     arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # root has no sandbox to enter
-    with sync_api.sync_playwright() as playwright:
+    with playwright_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield started
         started.close()

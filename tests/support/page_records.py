@@ -129,7 +129,7 @@ def hostile() -> RunRecord:
     """Names that try to be more than names, wherever a name can stand."""
     results = [
         made.result_of(text, text, text, text, ms=1.0 + i, options={text: text}, pareto=i == 0,
-                       metrics={text: 0.9 for text in HOSTILE}, warnings=[text],
+                       metrics=dict.fromkeys(HOSTILE, 0.9), warnings=[text],
                        latency={"timed_by": text, "clean": False, "disturbances": [text]},
                        provenance={text: {text: text}}, extra={text: [text]},
                        passes=[{"pass": text, text: {text: [4, 2]}, "note": text}],
@@ -145,7 +145,7 @@ def hostile() -> RunRecord:
         made.record_of(
             *results,
             metrics=[{"name": text, "better": "higher", "unit": text} for text in HOSTILE],
-            reference={"metrics": {text: 1.0 for text in HOSTILE}, "data": "evaluation"},
+            reference={"metrics": dict.fromkeys(HOSTILE, 1.0), "data": "evaluation"},
             gates=[made.gate_of(gate=text, reason=text, passed=False) for text in HOSTILE],
             plugins=[{"name": t, "distribution": t, "version": t, "module": t} for t in HOSTILE],
             manifest=HOSTILE[1],

@@ -20,6 +20,7 @@ VERBS: Mapping[str, str] = {
     "report": "Show or convert the report of a run.",
     "compare": "Compare two runs, or a run with a baseline.",
     "debug": "Find the layer that loses the accuracy.",
+    "bundle": "Pack the winner of a run; verify a bundle.",
     "devices": "List, probe and set up boards.",
     "serve": "Serve the team's page: runs, trends, boards.",
     "plugins": "List the plugins and what they provide.",

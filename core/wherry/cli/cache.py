@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wherry.cli.sizes import Size
 from wherry.errors import StoreError
 from wherry.home import home
 
@@ -22,8 +23,6 @@ _UNUSED = timedelta(days=30)
 _SHOWN_DIGITS = 12
 _SHOWN_CHARS = 60
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BYTES |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def cache_list(kind: str | None = None) -> list[dict[str, Any]]:
@@ -180,18 +179,6 @@ class _Age(click.ParamType[timedelta]):
         return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
-class _Size(click.ParamType[int]):
-    """``5GB``: a number and a unit, decimal (kB, MB, GB) or binary (KiB, MiB, GiB)."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*((?:[kmgt]i?)?)b?", str(value).strip().lower())
-        if match is None:
-            self.fail(f"{value!r} is no size; write 500MB, 5GB or 2GiB", param, ctx)
-        return int(float(match[1]) * _BYTES[match[2]])
-
-
 @click.group(name="cache", short_help="Look into the store and tidy it.")
 def command() -> None:
     """Look into the store and tidy it.
@@ -283,7 +270,7 @@ def explain_(key: str, as_json: bool) -> None:
 
 @command.command(name="gc")
 @click.option("--max-age", type=_Age(), metavar="AGE", help="Unused for longer goes: 12h, 30d, 2w.")
-@click.option("--max-size", type=_Size(), metavar="SIZE", help="Of all entries: 500MB, 5GB.")
+@click.option("--max-size", type=Size(), metavar="SIZE", help="Of all entries: 500MB, 5GB.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @_json_option
 def gc_(max_age: timedelta | None, max_size: int | None, dry_run: bool, as_json: bool) -> None:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wherry.asking import AT_ONCE, at_once
-from wherry.engine.lending import Lending
+from wherry.bench import Bench, known_name
 from wherry.errors import DeviceError, EnvironmentError_, Interrupted, UsageError, WherryError
 
 if TYPE_CHECKING:
-    from wherry.device import BoardInfo, Device, DeviceSpec
-    from wherry.engine.environments import Environments
+    from wherry.device import BoardInfo, Device
     from wherry.host import Host
-    from wherry.inventory import Inventory
 
 _SETUPS = 8  # devices that are set up at the same time: each is sent some 60 MB
 _DAY_S = 86_400
-T = TypeVar("T")
 
 
 def devices_list(host: Host | None = None) -> list[dict[str, Any]]:
@@ -35,7 +28,7 @@ def devices_list(host: Host | None = None) -> list[dict[str, Any]]:
         written), ``state`` (``free``, ``in use``, ``unreachable``), ``detail`` (who uses it, or
         why it cannot be reached).
     """
-    bench = _Bench.open(host)
+    bench = Bench.open(host)
     rows = []
     for name, found in bench.each(bench.inventory.devices, _probe).items():
         if isinstance(found, WherryError):
@@ -67,7 +60,7 @@ def devices_probe(names: Sequence[str] = (), host: Host | None = None) -> dict[s
     Returns:
         Per name the fields of `wherry.device.BoardInfo`, or ``error`` alone.
     """
-    bench = _Bench.open(host)
+    bench = Bench.open(host)
     return {
         name: {"error": str(found)} if isinstance(found, WherryError) else asdict(found)
         for name, found in bench.each(names or bench.inventory.devices, _probe).items()
@@ -97,9 +90,9 @@ def devices_setup(
         JSON values per device and backend: ``device``, ``backend``, and ``python`` (the
         interpreter on the board that has the runtime) or ``error``.
     """
-    bench = _Bench.open(host)
+    bench = Bench.open(host)
     known = bench.host.backends
-    chosen = [_known(name, known, "backend") for name in backends] or list(known)
+    chosen = [known_name(name, known, "backend") for name in backends] or list(known)
     say = progress or (lambda _text: None)
 
     def provide(device: Device, backend: str) -> dict[str, Any]:
@@ -143,7 +136,7 @@ def devices_clean(
         JSON values per device: ``device``, and ``environments`` (how many were removed) and
         ``bytes`` (of files), or ``error``.
     """
-    bench = _Bench.open(host)
+    bench = Bench.open(host)
     found = bench.each(
         names or bench.inventory.devices, lambda device: device.clean(unused_days * _DAY_S)
     )
@@ -172,7 +165,7 @@ def devices_trust(
         UsageError: the device's transport has no host keys.
         DeviceError: a key is another than the known one, or was not accepted.
     """
-    bench = _Bench.open(host)
+    bench = Bench.open(host)
     (spec,) = bench.specs([name])
     trust = bench.host.transports[spec.transport].trust
     if trust is None:
@@ -182,7 +175,7 @@ def devices_trust(
 
 def devices_shell(name: str, host: Host | None = None) -> int:
     """Run the login shell of a device on this terminal; returns its exit status."""
-    bench = _Bench.open(host)
+    bench = Bench.open(host)
     (spec,) = bench.specs([name])
     shell = bench.host.transports[spec.transport].shell
     if shell is None:
@@ -203,61 +196,13 @@ def devices_unlock(
     Returns:
         Who held it; None: it was free, or ``confirm`` said no.
     """
-    bench = _Bench.open(host)
+    bench = Bench.open(host)
     (spec,) = bench.specs([name])
     device = bench.device(spec)
     holder = device.probe().facts.get("in_use_by")
     if holder is None or not confirm(holder):
         return None
     return device.unlock()
-
-
-@dataclass(frozen=True)
-class _Bench(Lending):
-    """The inventory, and what a transport is lent to reach it (`wherry.device.DeviceServices`)."""
-
-    host: Host
-    inventory: Inventory
-    environments: Environments
-    home: Path
-    cancelled: threading.Event
-
-    @classmethod
-    def open(cls, host: Host | None) -> _Bench:
-        from wherry.engine.environments import Environments
-        from wherry.home import home
-        from wherry.host import Host
-        from wherry.inventory import load_inventory
-
-        host = host or Host.load()
-        cancelled = threading.Event()
-        inventory = load_inventory(Path.cwd(), host)
-        return cls(host, inventory, Environments(home(), cancelled), home(), cancelled)
-
-    def device(self, spec: DeviceSpec) -> Device:
-        return self.host.transports[spec.transport].connect(spec, self)
-
-    def specs(self, names: Iterable[str]) -> list[DeviceSpec]:
-        devices = self.inventory.devices
-        return [devices[_known(name, devices, "device")] for name in names]
-
-    def each(
-        self, names: Iterable[str], ask: Callable[[Device], T], bound: int = AT_ONCE
-    ) -> dict[str, T | WherryError]:
-        """What ``ask`` returns for each device, or why it cannot; many at the same time."""
-        specs = {spec.name: spec for spec in self.specs(names)}
-        return at_once(specs, lambda name: ask(self.device(specs[name])), self.cancelled, bound)
-
-
-def _known(name: str, among: Collection[str], kind: str) -> str:
-    if name not in among:
-        near = difflib.get_close_matches(name, among, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise UsageError(
-            f"there is no {kind} {name!r}",
-            remedy=f"{hint}There are: {', '.join(among) or 'none'}.",
-        )
-    return name
 
 
 @click.group(name="devices", short_help="List, probe and set up boards.")

@@ -64,6 +64,7 @@ class _Digits(Dataset):
         self, name: str, path: Path, *, side: int, highest: int, digit: int, size: int
     ) -> None:
         self.name = name
+        self.classes = tuple("0123456789")
         self._path = path
         self._side = side
         self._highest = highest

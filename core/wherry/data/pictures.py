@@ -145,6 +145,7 @@ class FileDataset(Dataset):
         rows: per sample, input name to file.
         labels: per sample, a class index, a file (.npy), or another number; None: without labels.
         options: of the pictures.
+        classes: see `Dataset`.
     """
 
     def __init__(
@@ -153,8 +154,10 @@ class FileDataset(Dataset):
         rows: Sequence[Mapping[str, Path]],
         labels: Sequence[int | float | Path] | None,
         options: PictureOptions,
+        classes: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self.classes = tuple(classes)
         self._rows = rows
         self._labels = labels
         self._options = options
@@ -251,7 +254,8 @@ def load_images(parameters: ImagesParameters, context: DataContext) -> Dataset:
     name = f"images {folder.name}"
     if parameters.labels is not None:
         paths, labels = _listed(folder, context.base / parameters.labels.expanduser(), classes)
-        return FileDataset(name, [{"": path} for path in paths], labels, parameters)
+        rows = [{"": path} for path in paths]
+        return FileDataset(name, rows, labels, parameters, classes or ())
     folders = sorted(each for each in folder.iterdir() if each.is_dir() and _visible(each))
     loose = _pictures(folder)
     if folders and loose:
@@ -270,9 +274,8 @@ def load_images(parameters: ImagesParameters, context: DataContext) -> Dataset:
         by_class.append([(path, index) for path in _pictures(each)])
     # One of each class in turn, so that any slice holds all of them.
     mixed = [pair for turn in zip_longest(*by_class) for pair in turn if pair is not None]
-    return FileDataset(
-        name, [{"": path} for path, _ in mixed], [label for _, label in mixed], parameters
-    )
+    rows, labels = [{"": path} for path, _ in mixed], [label for _, label in mixed]
+    return FileDataset(name, rows, labels, parameters, names)
 
 
 def _visible(path: Path) -> bool:

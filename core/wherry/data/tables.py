@@ -56,13 +56,12 @@ def load_csv(parameters: CsvParameters, context: DataContext) -> Dataset:
         {name: _file(table, number, row[column]) for name, column in inputs.items()}
         for number, row in rows
     ]
-    labels = None
+    labels, classes = None, None
     if label is not None:
-        classes = None
         if parameters.classes is not None:
             classes = read_lines(context.base / parameters.classes.expanduser())
         labels = _labels(table, [(number, row[label]) for number, row in rows], classes)
-    return FileDataset(f"csv {table.name}", files, labels, parameters)
+    return FileDataset(f"csv {table.name}", files, labels, parameters, classes or ())
 
 
 def _read(table: Path, delimiter: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -36,6 +36,7 @@ class Sliced(Dataset):
     ) -> None:
         length = len(dataset)
         self._dataset = dataset
+        self.classes = dataset.classes
         self._start = 0 if start is None else start
         self._stop = length if stop is None else stop
         self.name = f"{dataset.name}[{self._start}:{self._stop}]"
@@ -80,6 +81,7 @@ class Preprocessed(Dataset):
         inputs: Sequence[TensorSpec],
     ) -> None:
         self.name = dataset.name
+        self.classes = dataset.classes
         self._dataset = dataset
         self._specs = {name: dict(spec) for name, spec in specs.items()}
         self._inputs = tuple(inputs)

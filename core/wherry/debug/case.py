@@ -225,6 +225,7 @@ class Spread(Dataset):
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self._dataset = dataset
+        self.classes = dataset.classes
         length = len(dataset)
         count = min(count, length)
         self._indices = tuple(index * length // count for index in range(count))

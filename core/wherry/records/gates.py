@@ -49,6 +49,14 @@ def evaluate(
     return [_evaluate(gate, values, baselines) for gate in gates]
 
 
+def broken_by(
+    result: Mapping[str, Any], gates: Sequence[Gate], values: Mapping[str, Any]
+) -> list[str]:
+    """Why one result does not hold the gates that speak of it; empty: it holds them all."""
+    findings = [_judge(gate, result, values) for gate in gates if _selects(gate, result)]
+    return [finding.reason for finding in findings if finding.slack < 0]
+
+
 def with_gates(record: RunRecord, gates: list[dict[str, Any]]) -> RunRecord:
     """The same run with what its gates found."""
     return replace(record, values={**record.values, "gates": gates})

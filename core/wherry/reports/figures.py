@@ -91,7 +91,9 @@ def figures(record: RunRecord) -> dict[str, Any]:
 def worth_axes(metrics: Sequence[Mapping[str, Any]]) -> list[Axis]:
     """What can go up: the metrics, and the size."""
     found = [
-        Axis(f"metric.{m['name']}", m["name"] + (f", {m['unit']}" if m["unit"] else ""), m["better"])
+        Axis(
+            f"metric.{m['name']}", m["name"] + (f", {m['unit']}" if m["unit"] else ""), m["better"]
+        )
         for m in metrics
     ]
     return [*found, Axis("size", "size of the artifact, kB")]
@@ -152,9 +154,7 @@ def groups(
     return made
 
 
-def _front(
-    members: Sequence[tuple[int, Result]], cost: str, worth: Axis, first: Axis
-) -> list[int]:
+def _front(members: Sequence[tuple[int, Result]], cost: str, worth: Axis, first: Axis) -> list[int]:
     """The results on the front; of latency and the first metric, those that the record marks."""
     if cost == "latency" and worth is first:
         return [index for index, result in members if result["pareto"]]

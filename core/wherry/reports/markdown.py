@@ -14,21 +14,21 @@ _SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>#|~&"})
 def render(record: RunRecord) -> str:
     """A table of the results, the front's marks, what went wrong, the gates; a line is a line."""
     values = record.values
-    lines = [f"### wherry: {_text(values['manifest'])}", ""]
+    lines = [f"### wherry: {escaped(values['manifest'])}", ""]
     measured = [result for result in values["results"] if result["status"] == "ok"]
     if measured:
         lines += [*_table(measured, values), ""]
     for result in measured:
         if text := words.sustained_text(result):
-            lines.append(f"- {_text(result['name'])}: {_text(text)}")
+            lines.append(f"- {escaped(result['name'])}: {escaped(text)}")
     for status, note in words.unmeasured(values["results"]):
-        lines.append(f"- **{status}**: {_text(note.where)}: {_text(note.text)}")
+        lines.append(f"- **{status}**: {escaped(note.where)}: {escaped(note.text)}")
     for note in words.notes(values["results"]):
-        lines.append(f"- note: {_text(note.text)} ({_text(note.where)})")
+        lines.append(f"- note: {escaped(note.text)} ({escaped(note.where)})")
     for gate in values["gates"]:
         verdict = "gate holds" if gate["passed"] else "**gate failed**"
-        lines.append(f"- {verdict}: {_text(gate['gate'])}: {_text(gate['reason'])}")
-    run, version, end = (_text(values[key]) for key in ("run_id", "wherry", "finished"))
+        lines.append(f"- {verdict}: {escaped(gate['gate'])}: {escaped(gate['reason'])}")
+    run, version, end = (escaped(values[key]) for key in ("run_id", "wherry", "finished"))
     lines += ["", f"Run {run}, wherry {version}, {end}."]
     return "\n".join(lines) + "\n"
 
@@ -82,13 +82,13 @@ def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
             )
         )
     explained = ", ".join(f"{sign} {text}" for sign, text in words.legend(results).items())
-    return [*rows, *(["", _text(explained)] if explained else [])]
+    return [*rows, *(["", escaped(explained)] if explained else [])]
 
 
 def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(_text, cells))} |"
+    return f"| {' | '.join(map(escaped, cells))} |"
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
     """Any text on one line, with nothing left that Markdown or HTML would take for markup."""
     return words.one_line(value).translate(_SPECIAL)

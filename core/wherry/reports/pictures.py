@@ -183,6 +183,7 @@ def _picture(
 
 
 def series(result: Result) -> Series:
+    """A result's run without pause."""
     found = result["sustained"]
     points = found["points"]
     right, bottom = WIDTH - LEFT, SERIES_HEIGHT - BOTTOM  # as wide on both sides: two axes

@@ -162,7 +162,9 @@ def columns(
     ]
     if len({result["target"]["device"] for result in results}) > 1:
         found.append(Column("device", lambda r: r["target"]["device"], always=True))
-    found += [option(name) for name in dict.fromkeys(["threads", *words.differing_options(results)])]
+    found += [
+        option(name) for name in dict.fromkeys(["threads", *words.differing_options(results)])
+    ]
     found += [
         Column(
             "median ms",

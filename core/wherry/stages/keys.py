@@ -72,9 +72,10 @@ def plugin_code(services: Services, kind: str, name: str, files: tuple[Path, ...
 
 
 def agent_code(services: Services, device: str) -> str:
-    """sha256 over what works for us on a device: all files of its transport's plugin."""
+    """sha256 over what works for us on a device: all files of its transport's plugin, and ours."""
     transport = services.inventory.devices[device].transport
-    return services.host.code(services.host.owner("transports", transport))
+    code = services.host.code(services.host.owner("transports", transport))
+    return hashlib.sha256(f"{code} {own_code('binding')}".encode()).hexdigest()
 
 
 def files_digest(paths: tuple[Path, ...]) -> str:

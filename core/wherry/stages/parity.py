@@ -84,7 +84,7 @@ class Comparison:
             EnvironmentError_: the device has no runtime for it.
             UnsupportedError: the device lacks what the runner needs of it.
         """
-        key = self._key(device, services)
+        key = Key("parity", self.run_parts(device, services))
 
         def build(context: HostContext) -> None:
             context.progress("checking parity")
@@ -131,7 +131,7 @@ class Comparison:
             {
                 "artifact": self.artifact.digest,
                 "stand_in": path.name,
-                **self._sample_parts(services),
+                **self.sample_parts(services),
                 "code": own_code("data/views", "parity", "preprocess", "reference"),
                 "host": own_lock(),
             },
@@ -156,27 +156,28 @@ class Comparison:
         ready = model_ready(self.dataset, self.model, services)
         return (sample.inputs for sample in islice(ready, self.samples))
 
-    def _key(self, device: str, services: Services) -> Key:
-        """All that decides the figures."""
+    def run_parts(self, device: str, services: Services) -> dict[str, Any]:
+        """All that decides what the artifact and the model give there: parts of a key.
+
+        Raises:
+            EnvironmentError_: the device has no runtime for it.
+        """
         probed = services.probe(device)
         _, options = split_options(self.target.options)
         options.pop("threads", None)
-        return Key(
-            "parity",
-            {
-                "artifact": self.artifact.digest,
-                **self._sample_parts(services),
-                "options": options,
-                "runtime": probed.runtime(self.backend.name),
-                "runner": files_digest(self.backend.board_code),
-                "agent": agent_code(services, device),
-                "board": probed.info.fingerprint,
-                "code": own_code("data/views", "parity", "preprocess", "reference"),
-                "host": own_lock(),
-            },
-        )
+        return {
+            "artifact": self.artifact.digest,
+            **self.sample_parts(services),
+            "options": options,
+            "runtime": probed.runtime(self.backend.name),
+            "runner": files_digest(self.backend.board_code),
+            "agent": agent_code(services, device),
+            "board": probed.info.fingerprint,
+            "code": own_code("data/views", "parity", "preprocess", "reference"),
+            "host": own_lock(),
+        }
 
-    def _sample_parts(self, services: Services) -> dict[str, Any]:
+    def sample_parts(self, services: Services) -> dict[str, Any]:
         """The part of a key that says what both were run on."""
         manifest = services.manifest
         return {

@@ -22,7 +22,6 @@ from types import ModuleType
 from typing import Any
 
 from . import layers, sensors, sustained, timing, tools
-from .binding import Input, Output, returned
 from .frames import Frame, FrameError, Tensor, from_array, to_array
 from .lease import Lease, Runs
 from .wire import Wire
@@ -46,8 +45,9 @@ class Hosting:
         self._service = service
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._runner: Any = None
-        self._inputs: list[Input] = []
-        self._outputs: list[Output] = []
+        self._binding: Any = None
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
         self._resident_before = 0
         self._answers = {
             "load": self._load,
@@ -100,6 +100,7 @@ class Hosting:
     def _load(self, frame: Frame) -> None:
         header = frame.header
         preprocess = _module("wherry_preprocess", header["preprocess_file"])
+        binding = self._binding = _module("wherry_binding", header["binding_file"])
         module = _module("wherry_runner", header["runner_file"])
         # not in the header, which is short: a description names every layer
         artifact = json.loads(bytes(frame.tensors["artifact"].data))
@@ -115,10 +116,10 @@ class Hosting:
             record = {**told.get("record", {}), "prepare_ms": prepare_ms}
         specs = header["preprocess"]
         self._inputs = [
-            Input(binding, specs.get(binding["onnx"], {}), preprocess.apply)
-            for binding in artifact["inputs"]
+            binding.Input(each, specs.get(each["onnx"], {}), preprocess.apply)
+            for each in artifact["inputs"]
         ]
-        self._outputs = [Output(binding) for binding in artifact["outputs"]]
+        self._outputs = [binding.Output(each) for each in artifact["outputs"]]
         zeros = {entry.runtime: entry.zeros() for entry in self._inputs}
         _reset_peak()
         self._resident_before = _memory_bytes("VmRSS")
@@ -130,7 +131,7 @@ class Hosting:
         values = self._runner.get_outputs()
         ended = time.perf_counter_ns()
         for output in self._outputs:  # what does not fit is told at once
-            output.gather(0, 1, returned(values, output.runtime))
+            output.gather(0, 1, binding.returned(values, output.runtime))
         versions = module.versions() if hasattr(module, "versions") else {}
         answer = {
             "load_ms": (loaded - begun) / 1e6,
@@ -161,7 +162,7 @@ class Hosting:
             runner.run()
             values = runner.get_outputs()
             for output in outputs:
-                output.gather(index, count, returned(values, output.runtime))
+                output.gather(index, count, self._binding.returned(values, output.runtime))
         tensors = [from_array(output.onnx, output.gathered()) for output in outputs]
         self._wire.write({"count": count}, tensors)
 

@@ -43,3 +43,9 @@ def undeclared(schema):
         return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(values)]
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def still_pages(monkeypatch):
+    """Pages without the charts' library, whose scripts the tests of the browser run."""
+    monkeypatch.setattr("wherry.reports.page.charts.library", lambda: None)

@@ -110,15 +110,15 @@ function paretoSpec(box, points, told) {
       { name: "y", domain: { data: "points", field: "y" }, range: "height", nice: true, zero: false, padding: 24 },
     ],
     axes: [
-      { orient: "bottom", scale: "x", grid: true, title: `${told.cost} (less is better)`, tickCount: small ? 4 : 8, labelOverlap: true, ...grid },
-      { orient: "left", scale: "y", grid: true, title: `${told.worth} (${told.better === "higher" ? "more" : "less"} is better)`, tickCount: 6, ...grid },
+      { orient: "bottom", scale: "x", grid: true, title: `${told.cost} (less is better)`, tickCount: small ? 4 : 8, labelOverlap: true, titleLimit: box.clientWidth - 80, ...grid },
+      { orient: "left", scale: "y", grid: true, title: `${told.worth} (${told.better === "higher" ? "more" : "less"} is better)`, tickCount: 6, titleLimit: small ? 230 : 320, ...grid },
     ],
     marks: [
       { type: "rule", aria: false, from: { data: "points" }, encode: { update: { x: { scale: "x", field: "low" }, x2: { scale: "x", field: "high" }, y: { scale: "y", field: "y" }, stroke: { field: "stroke" }, strokeWidth: { value: 1.5 }, opacity: { signal: "datum.low === null ? 0 : 0.45 * datum.opacity" } } } },
-      { type: "line", aria: false, from: { data: "line" }, encode: { update: { ...at, interpolate: { value: "linear" }, stroke: { value: "var(--text)" }, strokeWidth: { value: 1.4 }, strokeDash: { value: [5, 4] } } } },
+      { type: "line", name: "frontline", aria: false, from: { data: "line" }, encode: { update: { ...at, interpolate: { value: "linear" }, stroke: { value: "var(--text)" }, strokeWidth: { value: 1.4 }, strokeDash: { value: [5, 4] } } } },
       { type: "symbol", name: "dots", aria: false, from: { data: "points" }, encode: { update: { ...at, ...size, shape: { field: "shape" }, fill: { field: "fill" }, stroke: { field: "stroke" }, strokeWidth: { value: 2 }, opacity: { field: "opacity" }, tooltip: { field: "tip" }, cursor: { value: "pointer" } }, hover: { strokeWidth: { value: 4 } } } },
-      { type: "text", aria: false, from: { data: "dots" }, interactive: false, encode: { update: { text: { field: "datum.label" }, fill: { value: "var(--text)" }, fontSize: { value: small ? 11 : 12 }, font: { value: FONT }, fontWeight: { value: 600 } } },
-        transform: [{ type: "label", size: { signal: "[width, height]" }, avoidMarks: ["dots"], anchor: ["right", "top", "left", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"], offset: [6], padding: 4 }] },
+      { type: "text", aria: false, from: { data: "dots" }, interactive: false, encode: { update: { text: { field: "datum.label" }, limit: { value: small ? 150 : 320 }, fill: { value: "var(--text)" }, fontSize: { value: small ? 11 : 12 }, font: { value: FONT }, fontWeight: { value: 600 } } },
+        transform: [{ type: "label", size: { signal: "[width, height]" }, avoidMarks: ["dots", "frontline"], anchor: ["right", "top", "left", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"], offset: [6], padding: 4 }] },
     ],
   };
 }

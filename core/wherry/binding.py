@@ -3,6 +3,9 @@
 A binding is what ``wherry.artifact.Binding`` says, as JSON values. An input is transposed by its
 permutation and then loses its first axis where the runtime has no batch; outputs the other way.
 Where the runtime takes whole numbers that stand for real ones, they are worked out here.
+
+This file is shipped to boards, and into bundles, and loaded there by its path: Python 3.8, numpy,
+nothing of ours.
 """
 
 from __future__ import annotations
