@@ -63,11 +63,12 @@ class ProgressFile:
 
     def step(self, event: Event) -> None:
         """A step's event; of its progress not more than two a second."""
-        now = time.monotonic()
-        with self._lock:
-            if event.state == "progress" and now - self._told.get(event.step.id, 0.0) < _EVERY_S:
-                return
-            self._told[event.step.id] = now
+        if event.state == "progress":
+            now = time.monotonic()
+            with self._lock:
+                if now - self._told.get(event.step.id, float("-inf")) < _EVERY_S:
+                    return
+                self._told[event.step.id] = now
         self._write({"step": event.step.id, "state": event.state, "text": event.text[:_TEXT]})
 
     def end(self, how: str) -> None:
