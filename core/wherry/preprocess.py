@@ -69,6 +69,9 @@ def _arrange(raw: np.ndarray, shape: tuple[int, ...], last: bool) -> np.ndarray:
 def _reshape(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if raw.shape == shape:
         return raw
+    added = len(shape) - raw.ndim
+    if raw.shape == shape[added:] and shape[:added] == (1,) * added:  # the batch's axis, mostly
+        return raw.reshape(shape)
     if [side for side in raw.shape if side != 1] != [side for side in shape if side != 1]:
         raise ValueError(
             f"an array of shape {_text(raw.shape)} does not fit an input of shape {_text(shape)}"

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -34,7 +35,9 @@ class Reference:
 
     def __init__(self, model: Model, *, threads: int = 1) -> None:
         self.model = model
-        where = str(model.path)
+        self._wanted = {spec.name: (spec.dtype, spec.shape) for spec in model.inputs}
+        self._outputs = [spec.name for spec in model.outputs]
+        self._where = where = str(model.path)
         try:
             self._session = open_session(where, threads=threads, where=where)
         except ModelError as error:
@@ -61,16 +64,20 @@ class Reference:
             DataError: the inputs are not those of the model.
             ModelError: the inference failed.
         """
-        where = str(self.model.path)
-        wanted = {spec.name: (spec.dtype, spec.shape) for spec in self.model.inputs}
-        given = {name: (array.dtype.name, array.shape) for name, array in inputs.items()}
-        if given != wanted:
+        given = {name: (_name(array.dtype), array.shape) for name, array in inputs.items()}
+        if given != self._wanted:
             raise DataError(
-                f"the model wants the inputs {wanted}, and was given {given}",
-                where=where,
+                f"the model wants the inputs {self._wanted}, and was given {given}",
+                where=self._where,
                 remedy="Correct the data or its preprocessing.",
             )
-        return run_session(self._session, inputs, where=where)
+        return run_session(self._session, inputs, where=self._where, names=self._outputs)
+
+
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """Of a type; numpy puts it together anew each time, which takes as long as a small network."""
+    return dtype.name
 
 
 def open_session(source: str | bytes, *, threads: int, where: str, as_written: bool = False) -> Any:
@@ -93,9 +100,18 @@ def open_session(source: str | bytes, *, threads: int, where: str, as_written: b
         raise _refused(error, "ONNX Runtime does not load the model", where, STANDARD) from error
 
 
-def run_session(session: Any, inputs: Mapping[str, np.ndarray], *, where: str) -> dict[str, Any]:
-    """One inference: output name to array; raises `ModelError`."""
-    names = [output.name for output in session.get_outputs()]
+def run_session(
+    session: Any,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    where: str,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """One inference: output name to array; raises `ModelError`.
+
+    ``names`` are those of the outputs, where they are known.
+    """
+    names = names or [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
     except _runtime_errors() as error:
@@ -216,7 +232,10 @@ def load_reference(directory: Path) -> Callable[[int], Mapping[str, np.ndarray]]
     try:
         names: Sequence[str] = json.loads((directory / INDEX).read_text())["outputs"]
         arrays = {
-            name: np.load(directory / f"{position}.npy", mmap_mode="r", allow_pickle=False)
+            # of numpy's plain class: its memmap takes ten times as long to give one sample
+            name: np.asarray(
+                np.load(directory / f"{position}.npy", mmap_mode="r", allow_pickle=False)
+            )
             for position, name in enumerate(names)
         }
     except (OSError, ValueError, KeyError, TypeError) as error:

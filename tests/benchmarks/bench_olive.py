@@ -54,6 +54,7 @@ ROOT = HERE.parents[1]
 DIGITS = ROOT / "manifests/digits.onnx"
 CALIBRATION, TINY = 200, 8
 POLL_S = 0.05
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 CLEARLY = 1.1
 """So many times as slow is no noise."""
 
@@ -189,8 +190,12 @@ class Tool:
         raise NotImplementedError
 
     def variables(self, home: Path) -> dict[str, str]:
-        """Of the command's environment, where its home is ``home``."""
-        return dict(os.environ, HOME=str(home))
+        """Of the command's environment, where its home is ``home``.
+
+        Bytecode is kept, as it is unless somebody forbids it.
+        """
+        kept = {name: text for name, text in os.environ.items() if name != _NO_BYTECODE}
+        return kept | {"HOME": str(home)}
 
     def _empty(self, name: str) -> Path:
         """A new folder, the home of a job."""

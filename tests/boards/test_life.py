@@ -39,7 +39,7 @@ def test_files_are_sent_once(bench):
             (output,) = runner.infer([SAMPLE])
             assert np.array_equal(output["y"], 3 * SAMPLE["x"])
     after = {path.name: path.stat().st_mtime_ns for path in blobs.iterdir()}
-    assert len(after) == len(before) + 1 == 4
+    assert len(after) == len(before) + 1 == 5
     assert before.items() <= after.items()
 
 

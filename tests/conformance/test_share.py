@@ -19,16 +19,16 @@ from wherry_compress.job import Data, Job, Refusal
 from wherry_compress.plugin import MEMBERS
 from wherry_devices.agent.unpack import unpack
 
-PASSES = {
-    "share.kmeans": {"bits": 4},
-    "share.kmeans-fisher": {"bits": 4, "start": "density"},
-    "share.ecsq": {"bits": 3.0},
-    "share.ecsq-fisher": {"step": 0.2, "method": "iterative"},
-    "share.vq": {"bits": 4, "length": 2},
-    "share.pq": {"bits": 2, "length": 2},
-    "share.rq": {"bits": 3, "length": 2, "stages": 2},
-    "pack.huffman": {},
-}
+PASSES = (
+    ("share.kmeans", {"bits": 4}),
+    ("share.kmeans", {"bits": 4, "start": "density", "fisher": True}),
+    ("share.ecsq", {"bits": 3.0}),
+    ("share.ecsq", {"step": 0.2, "method": "iterative", "fisher": True}),
+    ("share.vq", {"bits": 4, "length": 2}),
+    ("share.pq", {"bits": 2, "length": 2, "correct": True, "most_error": 1}),
+    ("share.rq", {"bits": 3, "length": 2, "stages": 2, "correct": True}),
+    ("pack.huffman", {}),
+)
 
 
 def test_network(networks, network_name, tmp_path):
@@ -42,13 +42,15 @@ def test_network(networks, network_name, tmp_path):
     for place, name in enumerate(samples[0]):
         files[name] = tmp_path / f"{place}.npy"
         np.save(files[name], np.stack([sample[name] for sample in samples]))
-    for name, parameters in PASSES.items():
+    for name, given_parameters in PASSES:
         member = MEMBERS[name]
+        parameters = member.descriptor.parameters(**given_parameters)
+        needs = member.descriptor.needed(parameters)
         job = Job(
             model.path,
-            member.descriptor.parameters(**parameters).model_dump(mode="json"),
+            parameters.model_dump(mode="json"),
             tmp_path,
-            {"calibration": Data(files)} if "calibration" in member.descriptor.needs else {},
+            {"calibration": Data(files)} if "calibration" in needs else {},
         )
         module, function = member.function.split(":")
         try:
@@ -73,12 +75,13 @@ def test_network(networks, network_name, tmp_path):
         assert bytes(whole) == data
 
 
-@pytest.mark.parametrize("name", ["share.ecsq", "share.kmeans-fisher", "pack.huffman"])
-def test_in_a_process_of_its_own(networks, tmp_path, name):
+@pytest.mark.parametrize("index", [2, 3, len(PASSES) - 1])
+def test_in_a_process_of_its_own(networks, tmp_path, index):
+    name, parameters = PASSES[index]
     host = Host.load()
     onnx.save(networks.NETWORKS["mobilenet"](), tmp_path / "given.onnx")
     model = Model.load(tmp_path / "given.onnx").with_static_shapes({}, tmp_path)
-    step = PassStep(name, host.passes[name].parameters(**PASSES[name]))
+    step = PassStep(name, host.passes[name].parameters(**parameters))
     samples = [networks.sample(model.proto(), seed) for seed in range(3)]
     made, figures = Workshop(host, tmp_path).optimize(model, step, samples)
     assert made.outputs == model.outputs

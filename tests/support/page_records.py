@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
-from loading import load
+import record_makers as made
 
 from wherry.reports import RunRecord
-
-made = load(Path(__file__).parents[1] / "unit" / "reports" / "conftest.py")
 
 HOSTILE = (
     "<script>window.harmed = 1</script>",

@@ -33,6 +33,8 @@ GOOD = {
     "data": SHORT + 'data: {evaluation: {source: npz, path: a, labels: y, slice: "1:"}}\n',
     "metrics": SHORT + DATA + "metrics: [top1, sqnr: , sqnr: {output: a}]\n"
     "gates: [{metric: sqnr.a, max_drop: 2%}, {metric: load_ms, min: 1, max: 2.5}]\n",
+    "comparing gates": SHORT + "gates: [{metric: size_bytes, max_increase: 5 kB, against: b.json, "
+    "allow: [board]}, {metric: latency.median_ms, min_speedup: 2, against: 'tag:a'}]\n",
     "zoo": "wherry: 1\nmodel: {zoo: {name: mini, macs: 0.5}}\ntargets: [backend: ncnn]\n",
     "inputs": SHORT.replace(
         "}\n", ", inputs: {x: {shape: [1, 3], preprocess: {scale: 1, mean: [1, 2]}}}}\n", 1
@@ -76,6 +78,10 @@ BAD = {
     "a parameter beyond its bounds": SHORT + DATA + "variants: {a: [prune.filters: {macs: 2}]}",
     "original with a pass": SHORT + "variants: {original: [simplify]}",
     "a variant's name": SHORT + "variants: {a/b: []}",
+    "gate against what is none": SHORT
+    + "gates: [{metric: size_bytes, max_increase: 5%, against: lst}]",
+    "gate that allows what is no reason": SHORT
+    + "gates: [{metric: size_bytes, max_increase: 5%, against: last, allow: weather}]",
     "gate without a bound": SHORT + "gates: [{metric: load_ms}]",
     "gate of nothing": SHORT + "gates: [{metric: load, max: 1}]",
     "where of nothing": SHORT + "gates: [{metric: load_ms, max: 1, where: {}}]",

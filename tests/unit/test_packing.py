@@ -35,6 +35,12 @@ def shared(count, entries, width=4, step=None):
     return book[indices + entries].tobytes()
 
 
+def vectors(count, words, length, dtype=np.float32):
+    """Weights of a layer that are codewords of some length, as bytes."""
+    book = RANDOM.normal(size=(words, length)).astype(dtype)
+    return book[RANDOM.integers(words, size=count)].tobytes()
+
+
 def noise(count):
     return RANDOM.normal(size=count).astype(np.float32).tobytes()
 
@@ -63,6 +69,12 @@ FILES = {
     "a codebook of 8 bits": (shared(30_000, 128), 0.26),
     "few are left": (pruned(60_000, 0.9), 0.04),
     "runs that are very long": (noise(20) + bytes(4 * 9000) + pruned(60_000, 0.999), 0.01),
+    "vectors of four": (vectors(20_000, 64, 4), 0.06),
+    "vectors of two, of several layers": (
+        b"head" + b"".join(vectors(9_000, 100, 2) + b"odd" for _ in range(3)),
+        0.15,
+    ),
+    "vectors of eight": (b"x" + vectors(9_000, 60, 8) + noise(100), 0.04),
     "alone": (np.float32([0, 1.5] * 5000).tobytes(), 0.06),
 }
 
@@ -245,7 +257,8 @@ def test_any_bytes_are_refused(data):
         (b"\1" + bytes([4, 0, 0]), "0 entries"),
         (b"\1" + bytes([4, 0, 1, 1, 2, 3, 4, 2]), "whole code"),
         (b"\1" + bytes([4, 0, 1, 1, 2, 3, 4, 0]), "whole code"),
-        (b"\1" + bytes([3, 0, 1, 1, 2, 3, 1]), "width 3"),
+        (b"\1" + bytes([65, 0, 1, *range(65), 1]), "width 65"),
+        (b"\1" + bytes([8, 1, 1, *range(8), 1]), "width 8"),
         (b"\1" + bytes([0, 0, 1, 0xFF, 0xFF, 0x7F, 1]), "run is too long"),
         (b"\1" + bytes([4, 1, 1, 0, 0, 0x80, 0x7F, 2, 1]), None),  # infinity: a float all the same
         (b"\1" + bytes([2, 1, 1, 0, 0, 0x80, 0x7E, 2, 1]), "no float"),

@@ -20,6 +20,7 @@ from wherry.packing.artifacts import travels_packed
 from wherry_compress.job import Data, Job, Refusal
 from wherry_compress.plugin import MEMBERS
 from wherry_compress.share import ecsq, vectors
+from wherry_compress.share.books import assembled
 from wherry_compress.share.importance import importances
 from wherry_compress.share.kmeans import means, share
 from wherry_compress.share.layers import Layer, Network, entropy_bits, short
@@ -239,8 +240,8 @@ def test_a_row_of_a_matrix_is_what_one_output_takes_of_the_channels():
 @given(st.integers(1, 40), st.integers(2, 11), st.integers(2, 5), st.integers(1, 4))
 def test_vectors(kind, rows, columns, length, bits):
     matrix = normal(rows, columns).astype(np.float64)
-    made = vectors.quantised(matrix, kind, length, bits, 2, np.random.default_rng(0))
-    assert made.shape == matrix.shape
+    books = vectors.quantised(matrix, kind, length, bits, 2, np.random.default_rng(0))
+    made = assembled(books, matrix.shape)
     groups = [made[:, at : at + length] for at in range(0, columns, length)]
     most = 1 << bits * (2 if kind == "rq" else 1)
     assert all(len(np.unique(group, axis=0)) <= most for group in groups)
@@ -249,10 +250,10 @@ def test_vectors(kind, rows, columns, length, bits):
 
 def test_more_codebooks_are_nearer():
     matrix = normal(400, 12).astype(np.float64)
-    errors = {
-        kind: error(vectors.quantised(matrix, kind, 4, 5, 2, np.random.default_rng(0)), matrix)
-        for kind in ("vq", "pq", "rq")
-    }
+    errors = {}
+    for kind in ("vq", "pq", "rq"):
+        books = vectors.quantised(matrix, kind, 4, 5, 2, np.random.default_rng(0))
+        errors[kind] = error(assembled(books, matrix.shape), matrix)
     assert errors["rq"] < 0.6 * errors["vq"] and errors["pq"] < errors["vq"]
 
 
@@ -311,7 +312,7 @@ def test_importance_between_layers(tmp_path):
     assert found["w"].mean() / found["v"].mean() == pytest.approx(100, rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["share.kmeans-fisher", "share.ecsq-fisher"])
+@pytest.mark.parametrize("name", ["share.kmeans", "share.ecsq"])
 def test_weighted_by_data(tmp_path, name):
     values = weights(network())
     values["w"][:, 0] *= 0.2  # where all count alike, these are met by few values
@@ -322,8 +323,8 @@ def test_weighted_by_data(tmp_path, name):
         {"bits": 2.5, "method": "iterative"} if "ecsq" in name else {"bits": 3, "start": "density"}
     )
     weighted, plain = (
-        weights(apply(tmp_path, each, proto, samples=data, **target).model)["w"]
-        for each, data in ((name, samples), (name.removesuffix("-fisher"), None))
+        weights(apply(tmp_path, name, proto, samples=data, fisher=fisher, **target).model)["w"]
+        for fisher, data in ((True, samples), (False, None))
     )
     before = weights(proto)["w"]
     shares = [error(made[:, 0], before[:, 0]) / error(made, before) for made in (weighted, plain)]
@@ -335,7 +336,69 @@ def test_data_that_say_nothing(tmp_path):
         zeros = np.zeros((4, 1, 4, 6, 6), np.float32)
         silent = weights(network())
         silent["b"] = np.zeros_like(silent["b"])
-        apply(tmp_path, "share.kmeans-fisher", network(weights=silent), samples=zeros)
+        apply(tmp_path, "share.kmeans", network(weights=silent), samples=zeros, fisher=True)
+
+
+RESIDUAL = (
+    "a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w, b) r = Relu(a) "
+    "d = Conv <group = 2, dilations = [2, 2], pads = [2, 2, 2, 2]> (r, g, e) "
+    "q = Relu(d) f = Flatten(q) y = Gemm <transB = 1> (f, v, c)"
+)
+
+
+@pytest.mark.parametrize("kind", ["vq", "pq", "rq"])
+def test_errors_are_corrected_by_what_layers_give(tmp_path, kind):
+    """Strides, dilations, groups and dense layers, each after the ones before it."""
+    proto = network(RESIDUAL, {
+        "w": normal(16, 4, 3, 3), "b": normal(16), "g": normal(8, 8, 3, 3) / 8, "e": normal(8),
+        "v": normal(10, 72), "c": normal(10),
+    })  # fmt: skip
+    mixed = normal(4, 4)
+    x = np.einsum("nbchw,cd->nbdhw", normal(64, 1, 4, 6, 6), mixed).astype(np.float32)
+    given = {"bits": 3, "length": 2, "most_error": 1, "biases": 0}
+    if kind == "rq":
+        given["stages"] = 2
+    runs = []
+    for correct in (False, True):
+        done = apply(tmp_path, f"share.{kind}", proto, samples=x, correct=correct, **given)
+        session = onnxruntime.InferenceSession(done.model.SerializeToString())
+        runs.append([session.run(None, {"x": sample})[0] for sample in x])
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    wanted = [session.run(None, {"x": sample})[0] for sample in x]
+    plain, corrected = (sum(error(a, b) for a, b in zip(run, wanted, strict=True)) for run in runs)
+    assert corrected < 0.7 * plain
+    told = done.figures["responses"]
+    assert set(told) == {"/a", "/d", "/y"}
+    assert all(each["after"] < each["before"] for each in told.values())
+    # the last layer's: its own weights and whatever came before, on these very samples
+    relative = corrected / sum(error(each, np.zeros_like(each)) for each in wanted)
+    spread = np.mean([each**2 for each in wanted]) / np.mean(
+        [(each - weights(proto)["c"]) ** 2 for each in wanted]
+    )
+    assert told["/y"]["after"] == pytest.approx(relative * spread, rel=0.05)
+
+
+def test_what_cannot_be_corrected(tmp_path):
+    proto = network()
+    bad = normal(8, 1, 4, 6, 6)
+    bad[3] = np.inf
+    with pytest.raises(Refusal, match="'x' becomes infinite or NaN"):
+        apply(tmp_path, "share.vq", proto, samples=bad, correct=True, bits=5, length=2)
+    with pytest.raises(Refusal, match="no sample to correct by"):
+        apply(tmp_path, "share.vq", proto, samples=bad[:0], correct=True, bits=5, length=2)
+
+
+def test_what_is_needed_depends_on_the_parameters():
+    def needed(name, **parameters):
+        descriptor = MEMBERS[name].descriptor
+        return descriptor.needed(descriptor.parameters(**parameters))
+
+    assert needed("share.kmeans") == {"seed"}
+    assert needed("share.kmeans", fisher=True) == {"seed", "calibration"}
+    assert needed("share.kmeans", train={}) == {"seed", "training", "original", "torch"}
+    assert needed("share.ecsq", step=1, fisher=True) == {"calibration"}
+    assert needed("share.pq", correct=True) == {"seed", "calibration"}
+    assert needed("share.rq") == {"seed"}
 
 
 def test_pack_marks_and_changes_nothing(tmp_path):

@@ -28,6 +28,7 @@ from wherry.errors import (
 )
 from wherry.execute import prepare
 from wherry.plan import CALIBRATION, EVALUATION
+from wherry.records.baselines import Baselines
 from wherry.records.gates import broken_by
 from wherry.reference import Reference, random_inputs
 from wherry.stages.context import FILES, SCRATCH, HostContext, take_or_build
@@ -136,11 +137,13 @@ def gathered(
     """
     from wherry.engine.local import run_steps
 
-    values, chosen = record.values, []
+    values, chosen, baselines = record.values, [], Baselines(record)
 
     def narrow(whole: Manifest) -> Manifest:
         concrete = with_devices(whole, values["tagged"])
-        result = choose(values, wish, lambda each: broken_by(each, concrete.gates, values))
+        result = choose(
+            values, wish, lambda each: broken_by(each, concrete.gates, values, baselines)
+        )
         chosen.append(result)
         return _narrowed(concrete, result)
 

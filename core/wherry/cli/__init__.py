@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import logging
 import sys
@@ -90,6 +91,9 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``argv`` is without the program's name."""
+    # What a verb makes lives until it ends. Python would look through all of it again and again
+    # while it grows, which takes a fifth of the time of a start.
+    gc.set_threshold(50_000)
     logging.basicConfig(level=logging.WARNING, format="Warning: %(message)s")
     args = list(sys.argv[1:] if argv is None else argv)
     return report_errors(lambda: cli.main(args, prog_name="wherry", standalone_mode=False), args)

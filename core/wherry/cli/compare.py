@@ -20,7 +20,7 @@ def compare(
 
     Args:
         base: an id of a run, the beginning of one, a tag, ``last``, ``last~1``, ``best``, or a
-            baseline file, by a path or a name that ends in .json or .baseline.
+            baseline file, by a path or a name that ends in .json.
         new: the same, but ``best``.
         allow: reasons for which unlike figures are compared all the same.
         fail_on: ``worse`` or ``worse:5%``: what stands in ``failures``.
@@ -69,7 +69,7 @@ def command(
 
     A figure is better, worse, the same within noise, or not comparable, with the reason; `--allow`
     takes the word of a reason, and every output says so. A baseline file is written by
-    `wherry report RUN --format baseline --output FILE`.
+    `wherry report RUN --output NAME.baseline.json`.
     """
     from rich.console import Console
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,12 @@ def command(
     name = _form(form, output, forms)
     record = report(run or "last")
     if output is None:
-        click.echo(forms[name].render(record), nl=False)
+        made = forms[name].render(record)
+        if isinstance(made, bytes) and sys.stdout.isatty():
+            raise UsageError(
+                f"{name} is no text for a terminal", remedy="Give a file with --output."
+            )
+        click.echo(made, nl=False)
     else:
         write_reports(record, {name: output}, forms)
 
@@ -90,14 +96,18 @@ def _form(form: str | None, output: Path | None, forms: Mapping[str, Report]) ->
             remedy=f"There are {', '.join(sorted(forms))}.",
         )
     assert output is not None
-    for name, known in forms.items():
-        if known.suffix == output.suffix:
-            return name
+    fitting = {known.suffix: name for name, known in forms.items() if _ends(output, known.suffix)}
+    if fitting:
+        return fitting[max(fitting, key=len)]
     suffixes = ", ".join(sorted(known.suffix for known in forms.values()))
     raise UsageError(
         f"no form of a report ends in {output.suffix!r}; there are {suffixes}",
         remedy="Name one with --format.",
     )
+
+
+def _ends(output: Path, suffix: str) -> bool:
+    return output.name.endswith(suffix) and output.name != suffix
 
 
 def _print_list(limit: int | None, *, as_json: bool) -> None:

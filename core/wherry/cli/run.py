@@ -120,11 +120,11 @@ def write_reports(
         write_file(reports[form].render(record), path, form, remedy)
 
 
-def write_file(text: str, path: Path, form: str, remedy: str) -> None:
-    """Write a report's text by rename; raises `StoreError` with the remedy."""
+def write_file(made: str | bytes, path: Path, form: str, remedy: str) -> None:
+    """Write a report by rename; raises `StoreError` with the remedy."""
     temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(made.encode() if isinstance(made, str) else made)
         temporary.replace(path)
     except OSError as error:
         raise StoreError(
@@ -160,6 +160,7 @@ def write_file(text: str, path: Path, form: str, remedy: str) -> None:
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Markdown.")
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write CSV.")
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE", help="Write Parquet.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML.")
 @click.option("--github", is_flag=True, help="Print annotations for GitHub Actions.")
 def command(

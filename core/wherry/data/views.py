@@ -85,6 +85,7 @@ class Preprocessed(Dataset):
         self._dataset = dataset
         self._specs = {name: dict(spec) for name, spec in specs.items()}
         self._inputs = tuple(inputs)
+        self._shapes = {spec.name: spec.static_shape for spec in self._inputs}
 
     @property
     def digest(self) -> str:
@@ -106,7 +107,7 @@ class Preprocessed(Dataset):
                 ready[spec.name] = preprocessing.apply(
                     arrays[spec.name],
                     self._specs.get(spec.name, {}),
-                    spec.static_shape,
+                    self._shapes[spec.name],
                     spec.dtype,
                 )
             except ValueError as error:

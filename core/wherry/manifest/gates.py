@@ -164,7 +164,7 @@ def _against(form: GateForm, base: FilePath) -> str | None:
         return None if form.min_speedup is None else "fp32"
     if against == "original":
         return None
-    if against.endswith((".json", ".baseline")) and not against.startswith("tag:"):
+    if against.endswith(".json") and not against.startswith("tag:"):
         return str(base / FilePath(against).expanduser())
     return against
 

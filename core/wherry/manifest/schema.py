@@ -270,12 +270,12 @@ def _increase(value: Any) -> Any:
 BOUNDS = ("max_drop", "max_increase", "min_speedup", "min", "max")
 """The bounds of a gate, in the order in which they are told."""
 
-AGAINST = r"^(original|fp32|last|best|tag:.+|.+\.(json|baseline))$"
+AGAINST = r"^(original|fp32|last|best|tag:.+|.+\.json)$"
 """What a gate can compare with."""
 
 
 _AGAINST: LiteralString = (
-    "must be original, fp32, last, best, tag:NAME, or a file that ends in .json or .baseline"
+    "must be original, fp32, last, best, tag:NAME, or a file that ends in .json"
 )
 
 

@@ -25,12 +25,17 @@ MARK = ("wherry.pack", "huffman")
 
 MAGIC = b"WPK\x01"
 _PREFIX = struct.Struct("<4sQ32sI")
+_SURELY = 0.8  # of the whole file deflated quickly: doing it slowly will not bring as much
 _REST = 0  # the kind of a segment that is not coded; else how many tables it has
 
 
 def pack(data: bytes) -> bytes:
     """The container of a file; the same bytes for the same file."""
-    return min(_container(data, find(data)), _container(data, []), key=len)
+    regions = find(data)
+    coded = _container(data, regions)
+    if not regions or len(coded) < _SURELY * len(zlib.compress(data)):
+        return coded
+    return min(coded, _container(data, []), key=len)
 
 
 def _container(data: bytes, regions: Sequence[Region]) -> bytes:

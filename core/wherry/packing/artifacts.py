@@ -32,7 +32,7 @@ def pack_artifact(artifact: Artifact, folder: Path) -> Artifact:
     containers, size, gzipped = {}, 0, 0
     for name in artifact.files:
         data = (artifact.directory / name).read_bytes()
-        deflated = len(zlib.compress(data, 9)) - 6 + _GZIP
+        deflated = len(zlib.compress(data)) - 6 + _GZIP  # gzip's own level, too, is 6
         container = pack(data)
         gzipped += deflated
         if len(container) <= _CLEARLY * len(data):

@@ -14,14 +14,15 @@ _MOST_STEPS = 8
 _MOST_MULTIPLE = 1 << 15
 
 
-def known(data: memoryview, found: Sequence[Region]) -> list[Region]:
+def known(data: memoryview, single: Sequence[Region], found: Sequence[Region]) -> list[Region]:
     """Regions between those that were found, of words that stand in them, or of their steps.
 
     Args:
         data: what the regions are of.
+        single: of them, those that are no vectors.
         found: in their order.
     """
-    codebooks = {width: _Codebook(data, found, width) for width in {each.width for each in found}}
+    codebooks = {width: _Codebook(data, single, width) for width in {each.width for each in single}}
     more: list[Region] = []
     edges = [0, *(edge for each in found for edge in (each.start, each.stop)), len(data)]
     for start, stop in zip(edges[::2], edges[1::2], strict=True):

@@ -15,6 +15,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -26,11 +27,15 @@ from wherry.packing.tables import Table
 WIDTHS = (4, 2)
 """Bytes of the words that are looked for."""
 
+VECTORS = (8, 16, 32)
+"""And where words come in vectors (vector quantisation): bytes of those."""
+
 MOST_ENTRIES = 1 << 14
 """Of a codebook."""
 
 _PIECE = 1 << 21  # bytes that are looked at together
-_BLOCK_BYTES = 256
+_LEAST_BLOCK = 256  # bytes
+_MOST_BLOCKS = 1 << 11  # in larger pieces blocks are larger; what lies between is looked at again
 _SAMPLE_BYTES = 2048
 _ENTRY = 6.0  # bits for the length of a code, and for its word where that is a multiple of a step
 _OVERHEAD = 160.0  # bits of a region, besides its entries
@@ -39,6 +44,11 @@ _OVERLAP = 32  # bytes
 _SURE = 32  # words
 _SAMPLE_WORDS = 1 << 14
 _ROUNDS = 4
+_COUNT_BITS = 22  # a piece has fewer words
+_HASH_BITS = 18
+_WINDOW_BYTES = 1 << 14
+_WINDOWS = 16
+_JOINT = 0.8
 _SWITCH = 320.0  # bits, to go on at another alignment
 
 
@@ -59,13 +69,13 @@ def _within(data: memoryview, offset: int, rounds: int) -> list[Region]:
     found: list[Region] = []
     at = 0
     for region in [*chosen, Region(len(data), len(data), 1)]:
-        if rounds > 1 and region.start - at >= 2 * _BLOCK_BYTES:
+        if rounds > 1 and region.start - at >= 2 * _LEAST_BLOCK:
             found += _within(data[at : region.start], at, rounds - 1)
         found.append(region)
         at = region.stop
     del found[-1]
     for _ in range(_ROUNDS if rounds == _ROUNDS else 0):
-        more = known(data, found)
+        more = known(data, [each for each in found if each.width in WIDTHS], found)
         if not more:
             break
         found = sorted([*found, *more], key=lambda region: region.start)
@@ -85,7 +95,8 @@ def _aligned(data: memoryview, found: Sequence[Region]) -> list[Region]:
     for region, last in zip(found, stops, strict=True):
         first = moved[-1].stop if moved else 0
         best, least = region, float("inf")
-        for shift in sorted(range(1 - region.width, region.width), key=abs):
+        shifts = range(1 - region.width, region.width) if region.width in WIDTHS else ()
+        for shift in sorted(shifts, key=abs):
             start, stop = region.start + shift, region.stop + shift
             if start < first or stop > last:
                 start += region.width if start < first else 0
@@ -137,24 +148,28 @@ def _chosen(candidates: Sequence[_Candidate]) -> list[Region]:
 
 def _grown(data: memoryview) -> list[_Candidate]:
     """Candidates; they may overlap."""
-    places = [(width, phase) for width in WIDTHS for phase in range(width)]
-    blocks = len(data) // _BLOCK_BYTES + 1
-    prices = [_deflated(data, blocks)]
+    block = _LEAST_BLOCK
+    while len(data) > block * _MOST_BLOCKS:
+        block *= 2
+    widths = WIDTHS + (VECTORS if _has_vectors(data) else ())
+    places = [(width, phase) for width in widths for phase in range(width)]
+    blocks = len(data) // block + 1
+    prices = [_deflated(data, blocks, block)]
     for width, phase in places:
         _, words = words_at(data, width, phase, 0, len(data))
         prices.append(np.full(blocks, np.inf))
-        own = _Words(words, width)
-        priced = own.prices()
+        priced = _Words(words, width, block).prices()
         prices[-1][: len(priced)] = priced
     found: dict[Region, float] = {}
     for which, first, last in _path(np.array(prices)):
         if which:
             width, phase = places[which - 1]
-            span = (last - first + 64) * _BLOCK_BYTES
-            start = max(0, first * _BLOCK_BYTES - span)
-            offset, words = words_at(data, width, phase, start, last * _BLOCK_BYTES + span)
-            core = [(each * _BLOCK_BYTES - offset) // width for each in (first, last)]
-            for one, other, price in _Words(words, width).regions(max(0, core[0]), core[1]):
+            span = (last - first + 64) * block
+            start = max(0, first * block - span)
+            offset, words = words_at(data, width, phase, start, last * block + span)
+            core = [(each * block - offset) // width for each in (first, last)]
+            own = _Words(words, width, block)
+            for one, other, price in own.regions(max(0, core[0]), core[1]):
                 found[Region(offset + one * width, offset + other * width, width)] = price
     return [
         _Candidate(region, stored - price)
@@ -163,14 +178,38 @@ def _grown(data: memoryview) -> list[_Candidate]:
     ]
 
 
-def _deflated(data: memoryview, blocks: int) -> np.ndarray:
+def _has_vectors(data: memoryview) -> bool:
+    """Whether pairs of words are clearly fewer bits than the two words, somewhere."""
+    for start in range(0, len(data), max(_WINDOW_BYTES, len(data) // _WINDOWS)):
+        stop = start + _WINDOW_BYTES
+        phases = [words_at(data, 4, phase, start, stop)[1] for phase in range(4)]
+        if len(phases[-1]) <= 2 * _SURE:
+            continue
+        words = min(phases, key=_bits_of).astype(np.uint64)  # others hold parts of two words
+        for shift in range(2):
+            one, other = (words[shift + place :: 2][: len(words) // 2 - 1] for place in range(2))
+            joint = _bits_of(one << np.uint64(32) | other)
+            if joint < _JOINT * min(2 * _bits_of(words), math.log2(len(one))):
+                return True
+    return False
+
+
+def _bits_of(words: np.ndarray) -> float:
+    """The entropy of a word, bits."""
+    _, counts = np.unique(words, return_counts=True)
+    shares = counts / len(words)
+    return float(-shares @ np.log2(shares))
+
+
+def _deflated(data: memoryview, blocks: int, block: int) -> np.ndarray:
     """Bits of each block where it is not coded."""
     found = np.zeros(blocks)
-    for start in range(0, len(data), _SAMPLE_BYTES):
-        chunk = data[start : start + _SAMPLE_BYTES]
-        bits = 8.0 * len(zlib.compress(chunk, 1)) * _BLOCK_BYTES / len(chunk)
-        first = start // _BLOCK_BYTES
-        found[first : first + _SAMPLE_BYTES // _BLOCK_BYTES] = bits
+    size = max(_SAMPLE_BYTES, block)
+    for start in range(0, len(data), size):
+        chunk = data[start : start + size]
+        bits = 8.0 * len(zlib.compress(chunk, 1)) * block / len(chunk)
+        first = start // block
+        found[first : first + size // block] = bits
     return found
 
 
@@ -204,34 +243,51 @@ class _Words:
     Args:
         words: of it.
         width: bytes of each.
+        block: bytes of the least block that is looked at.
     """
 
-    def __init__(self, words: np.ndarray, width: int) -> None:
+    def __init__(self, words: np.ndarray, width: int, block: int) -> None:
         self._bits = 8 * width
-        self._block = _BLOCK_BYTES // width
-        self._zero: int | None = 0
-        if width == 2:  # of so few possible words no list is needed
-            self._ids = words.astype(np.int64)
-            self._counts = np.bincount(words, minlength=1 << 16)
+        self._block = block // width
+        self._words = words
+        if width == 2:
+            counts = np.bincount(words, minlength=1 << 16)
+            self._values = np.flatnonzero(counts > 1)
+            self._counts = counts[self._values]
         else:
-            values, ids, self._counts = np.unique(words, return_inverse=True, return_counts=True)
-            self._ids = ids.reshape(-1)
-            self._zero = 0 if len(values) and values[0] == 0 else None
-        self._many = len(self._counts)
+            values, counts = np.unique(words, return_counts=True)
+            self._values, self._counts = values[counts > 1], counts[counts > 1]
+        self._rare = len(self._values)
+
+    @cached_property
+    def _ids(self) -> np.ndarray:
+        """Of each word its place among those that come more than once; `_rare` for the others."""
+        if self._bits == 16:
+            place = np.full(1 << 16, self._rare, np.int32)
+            place[self._values] = np.arange(self._rare)
+            found: np.ndarray = place[self._words]
+            return found
+        # a table by a hash, which is checked; what it misses is looked for
+        table = np.zeros(1 << _HASH_BITS, np.int32)
+        table[_hashed(self._values)] = np.arange(self._rare)
+        found = table[_hashed(self._words)]
+        missed = np.flatnonzero(self._values[found] != self._words)
+        wanted = self._words[missed]
+        places = np.minimum(np.searchsorted(self._values, wanted), self._rare - 1)
+        places[self._values[places] != wanted] = self._rare
+        found[missed] = places
+        return found
 
     def prices(self) -> np.ndarray:
         """Of each block within the cheapest cut, bits; an entry is paid for where it is used."""
-        found = np.full(-(-len(self._ids) // self._block), self._stored(self._block))
+        found = np.full(-(-len(self._words) // self._block), self._stored(self._block))
         for start, stop, _ in self._best():
             ids = self._ids[start:stop]
-            if self._many < 4 * len(ids):
-                places, counts = ids, np.maximum(np.bincount(ids, minlength=self._many), 1)
-            else:
-                _, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
+            counts = np.maximum(np.bincount(ids, minlength=self._rare + 1), 1)
+            counts[self._rare] = 1
             entry = math.log2(stop - start) - np.log2(counts) + (self._bits + _ENTRY) / counts
-            blocks = np.arange(start, stop) // self._block
             first = start // self._block
-            sums = np.bincount(blocks - first, entry[places.reshape(-1)])
+            sums = np.add.reduceat(entry[ids], np.arange(0, stop - start, self._block))
             found[first : first + len(sums)] = sums
         return found
 
@@ -254,10 +310,11 @@ class _Words:
         Zeros are no sign of a codebook.
         """
         core = self._ids[start:stop]
-        counts = np.bincount(core, minlength=self._many)
+        counts = np.bincount(core, minlength=self._rare + 1)
         score = np.where(counts >= max(2, len(core) // 512), 1.0, -1.0)
-        if self._zero is not None:
-            score[self._zero] = 0.0
+        score[self._rare] = -1.0
+        if self._rare and self._values[0] == 0:
+            score[0] = 0.0
         scores = score[self._ids]
         middle = (start + stop) // 2
         right = np.cumsum(scores[middle:])
@@ -267,20 +324,22 @@ class _Words:
 
     def _best(self) -> list[tuple[int, int, float]]:
         """The coded blocks of the cheapest cut: first word, word behind the last, bits."""
-        if np.count_nonzero(self._counts == 1) >= 0.98 * len(self._ids):
+        total = len(self._words)
+        if self._counts.sum() <= 0.02 * total:
             return []  # hardly a word comes twice, or there is none
-        total = len(self._ids)
-        seldom = self._counts[self._ids] == 1
-        block = np.arange(total, dtype=np.int64) // self._block
-        sizes = np.bincount(block).astype(np.float64)
-        rare = np.bincount(block[seldom], minlength=len(sizes)).astype(np.float64)
-        keys, counts = np.unique(
-            block[~seldom] * self._many + self._ids[~seldom], return_counts=True
-        )
+        ids, bits = self._ids, self._rare.bit_length()
+        starts = np.arange(0, total, self._block)
+        sizes = np.diff(starts, append=total).astype(np.float64)
+        often = ids != self._rare
+        rare = sizes - np.add.reduceat(often, starts, dtype=np.int64)
+        # at most 2**11 blocks, and fewer than 2**20 words
+        block = np.repeat(np.arange(len(starts), dtype=np.int32) << bits, self._block)[:total]
+        keys, counts = np.unique((block + ids)[often], return_counts=True)
+        keys = keys.astype(np.int64)
         levels: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # see `_cut`
         least: np.ndarray | None = None
         while True:
-            price = self._prices(keys // self._many, counts, rare, sizes)
+            price = self._prices(keys >> bits, counts, rare, sizes)
             stored = _STORED * self._bits * sizes
             own = np.minimum(price, stored)
             if least is not None:
@@ -294,7 +353,7 @@ class _Words:
             if len(sizes) == 1:
                 break
             least = own
-            keys, counts = _halved(keys, counts, self._many)
+            keys, counts = _halved(keys, counts, bits)
             sizes, rare = (_pairs(values) for values in (sizes, rare))
         return self._cut(levels)
 
@@ -314,7 +373,7 @@ class _Words:
             if whole[index]:
                 if coded[index]:
                     size = self._block << level
-                    stop = min((index + 1) * size, len(self._ids))
+                    stop = min((index + 1) * size, len(self._words))
                     found.append((index * size, stop, float(price[index])))
             elif level:
                 below = len(levels[level - 1][0])
@@ -338,12 +397,14 @@ class _Words:
 
     def _price(self, start: int, stop: int) -> float:
         """`_prices` of any run of words."""
-        counts = np.bincount(self._ids[start:stop])
+        counts = np.bincount(self._ids[start:stop], minlength=self._rare + 1)
+        rare = int(counts[self._rare])
+        counts = counts[: self._rare]
         counts = counts[counts > 0]
-        if len(counts) > MOST_ENTRIES:
+        if (distinct := len(counts) + rare) > MOST_ENTRIES:
             return math.inf
         indices = (stop - start) * math.log2(stop - start) - float(counts @ np.log2(counts))
-        return indices + len(counts) * (self._bits + _ENTRY) + _OVERHEAD
+        return indices + distinct * (self._bits + _ENTRY) + _OVERHEAD
 
     def _joined(self, blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Neighbours that are cheaper together are one."""
@@ -362,15 +423,22 @@ class _Words:
         return joined
 
 
-def _halved(keys: np.ndarray, counts: np.ndarray, many: int) -> tuple[np.ndarray, np.ndarray]:
-    """The counts of blocks as those of pairs of blocks; keys are block * many + word."""
-    merged = keys // many // 2 * many + keys % many
-    order = np.argsort(merged, kind="stable")
-    merged = merged[order]
-    first = np.flatnonzero(np.concatenate([[True], merged[1:] != merged[:-1]]))
-    if not len(merged):
-        return merged, counts
-    return merged[first], np.add.reduceat(counts[order], first)
+def _hashed(words: np.ndarray) -> np.ndarray:
+    """Of 32 bit words, by their product with 2**32 over the golden ratio (Knuth 1973, 6.4)."""
+    found: np.ndarray = (words * np.uint32(0x9E3779B1)) >> np.uint32(32 - _HASH_BITS)
+    return found
+
+
+def _halved(keys: np.ndarray, counts: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The counts of blocks as those of pairs of blocks; keys are block << bits | word."""
+    if not len(keys):
+        return keys, counts
+    halves = keys >> (bits + 1) << bits | keys & ((1 << bits) - 1)
+    merged = (halves << _COUNT_BITS) + counts
+    merged.sort()
+    keys, counts = merged >> _COUNT_BITS, merged & ((1 << _COUNT_BITS) - 1)
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return keys[first], np.add.reduceat(counts, first)
 
 
 def _pairs(values: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any
 
 from wherry.errors import UsageError, WherryError
 from wherry.records.compare import compare, compare_targets
-from wherry.records.sides import BEST, best, is_file, last_of, side
-from wherry.records.snapshot import Snapshot, read_baseline, snapshot
+from wherry.records.sides import BEST, best, is_file, last_of, tagged
+from wherry.records.snapshot import Snapshot, plain, read_baseline, snapshot
 from wherry.reports import RunRecord
 
 FP32 = "fp32"
@@ -23,7 +23,7 @@ class Baselines:
     """The sides that a run is compared with by its gates.
 
     Args:
-        record: of the run, which is not kept yet.
+        record: of the run, kept or not.
     """
 
     def __init__(self, record: RunRecord) -> None:
@@ -55,7 +55,7 @@ class Baselines:
         found = self._known[key]
         if isinstance(found, WherryError):
             raise found
-        if name not in found:
+        if (name := plain(name)) not in found:
             raise UsageError(
                 f"{name} has no peer in fp32 that the same clock timed",
                 remedy="Add the precision fp32 to its targets, or narrow the gate's `where:`.",
@@ -76,15 +76,10 @@ class Baselines:
         with Records.open() as records:
             if against == BEST:
                 return best(records, self._new, allow=allow)
+            own = self._record.values["run_id"]
             if against == "last":
-                return last_of(records, self._record.values["manifest"])
-            tag = against.removeprefix(TAG)
-            found = side(records, tag)
-        if found.tag != tag:
-            raise UsageError(
-                f"no run has the tag {tag!r}", remedy=f"Make one with `wherry run --tag {tag}`."
-            )
-        return found
+                return last_of(records, self._record.values["manifest"], own)
+            return tagged(records, against.removeprefix(TAG), own)
 
     def _with_fp32(self) -> Entries:
         """Both were measured in turns: what disturbed the one disturbed the other."""

@@ -50,10 +50,13 @@ def evaluate(
 
 
 def broken_by(
-    result: Mapping[str, Any], gates: Sequence[Gate], values: Mapping[str, Any]
+    result: Mapping[str, Any],
+    gates: Sequence[Gate],
+    values: Mapping[str, Any],
+    baselines: Baselines | None = None,
 ) -> list[str]:
     """Why one result does not hold the gates that speak of it; empty: it holds them all."""
-    findings = [_judge(gate, result, values) for gate in gates if _selects(gate, result)]
+    findings = [_judge(gate, result, values, baselines) for gate in gates if _selects(gate, result)]
     return [finding.reason for finding in findings if finding.slack < 0]
 
 
@@ -169,7 +172,9 @@ def _compared(gate: Gate, name: str, baselines: Baselines | None) -> Mapping[str
     return figure
 
 
-NEW_BASELINE = "name another baseline, or write a new one with `wherry report --format baseline`"
+NEW_BASELINE = (
+    "name another baseline, or write one anew: `wherry report --output NAME.baseline.json`"
+)
 """What to do where a baseline has not what is asked for."""
 
 NOISY = ("latency.median_ms", "peak_memory_bytes", "energy_mj")

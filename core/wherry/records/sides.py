@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from wherry.records.database import Records
 
 BEST = "best"
-_FILES = (".json", ".baseline")
 
 
 def is_file(name: str) -> bool:
     """Whether a name means a baseline file: it has a folder, or ends as one."""
-    return "/" in name or name.endswith(_FILES)
+    return "/" in name or name.endswith(".json")
 
 
 def sides(base: str, new: str, *, allow: Iterable[str] = ()) -> tuple[Snapshot, Snapshot]:
@@ -107,11 +106,29 @@ def _like(old: TargetSnapshot, new: TargetSnapshot, allowed: frozenset[str]) -> 
     return not reasons - allowed
 
 
-def last_of(records: Records, manifest: str) -> Snapshot:
-    """The last run of a manifest; raises `UsageError` where there is none."""
-    for run in records.runs(limit=1, manifest=manifest):
+def last_of(records: Records, manifest: str, before: str) -> Snapshot:
+    """The last run of a manifest before one, which may be kept or not.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        kept: str | None = records.find(before)
+    except UsageError:
+        kept = None
+    for run in records.runs(limit=1, before=kept, manifest=manifest):
         return side(records, run.run_id)
     raise UsageError(
         f"there is no earlier run of {manifest}",
         remedy="Run it once without the gate, or name a baseline file.",
+    )
+
+
+def tagged(records: Records, tag: str, but: str) -> Snapshot:
+    """The last run with a tag, but one; raises `UsageError` where there is none."""
+    for run in records.runs(limit=2, tag=tag):
+        if run.run_id != but:
+            return side(records, run.run_id)
+    raise UsageError(
+        f"no other run has the tag {tag!r}", remedy=f"Make one with `wherry run --tag {tag}`."
     )

@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wherry.entry import canonical
-from wherry.errors import StoreError
+from wherry.errors import StoreError, UsageError
 from wherry.reports import RunRecord
+from wherry.reports.words import one_line
 
 VERSION = 1
 """Of the baseline file's form."""
@@ -24,7 +25,8 @@ MOST_BYTES = 16 << 20
 DIGITS = 7
 """Significant digits of what was measured: a nanosecond in ten milliseconds."""
 
-Text = Annotated[str, Field(max_length=4096)]
+MOST_TEXT = 4096
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -146,11 +148,11 @@ def snapshot(record: RunRecord) -> Snapshot:
     samples = record.samples or ({},) * len(values["results"])
     tag = f" ({values['tag']})" if values["tag"] else ""
     return Snapshot(
-        source=f"run {values['run_id']}{tag}"[:4096],
+        source=plain(f"run {values['run_id']}{tag}"),
         run_id=values["run_id"],
-        tag=values["tag"],
+        tag=None if values["tag"] is None else plain(values["tag"]),
         wherry=values["wherry"],
-        manifest=PurePath(values["manifest"]).name,
+        manifest=plain(PurePath(values["manifest"]).name),
         finished=values["finished"],
         targets=[
             _target(result, arrays, values)
@@ -166,16 +168,16 @@ def _target(
     measured = result["status"] == "ok"
     energy = extra.get("energy") or {}
     return TargetSnapshot(
-        name=result["name"],
-        variant=result["variant"],
+        name=plain(result["name"]),
+        variant=plain(result["variant"]),
         backend=target["backend"],
         precision=target["precision"],
         device=target["device"],
         options=target["options"],
         run_id=values["run_id"],
         measured_in=result.get("measured_in") or "",
-        fp32=result.get("fp32") or "",
-        error=None if measured else _first_line(result["error"]),
+        fp32=plain(result.get("fp32") or ""),
+        error=None if measured else plain((result["error"].splitlines() or [""])[0]),
         timing=_timing(result["latency"], arrays, values) if measured else None,
         board=_board(result, values),
         model=(values["model"] or {}).get("digest", ""),
@@ -196,7 +198,7 @@ def _target(
         size_bytes=result["size_bytes"],
         peak_memory_bytes=result["peak_memory_bytes"],
         energy_mj=_rounded(result["energy_mj"]),
-        energy_by=" ".join(str(energy.get(key, "")) for key in ("method", "source")).strip(),
+        energy_by=plain(" ".join(str(energy.get(key, "")) for key in ("method", "source"))),
         artifact=result["artifact"] or "",
         runtime=_words(extra.get("runtime")),
     )
@@ -225,10 +227,10 @@ def _timing(
 def _board(result: Mapping[str, Any], values: Mapping[str, Any]) -> Board:
     info = values["devices"].get(result["target"]["device"], {})
     return Board(
-        name=info.get("model") or info.get("cpu") or "",
+        name=plain(info.get("model") or info.get("cpu") or ""),
         fingerprint=info.get("fingerprint", ""),
         identity=info.get("identity", ""),
-        system=f"{info.get('system', '')}, {info.get('kernel', '')}".strip(", "),
+        system=plain(f"{info.get('system', '')}, {info.get('kernel', '')}".strip(", ")),
         clocks=_clocks(result, values["measure"]),
     )
 
@@ -240,7 +242,7 @@ def _clocks(result: Mapping[str, Any], measure: Mapping[str, Any]) -> dict[str, 
         for name, value in reading["values"].items():
             if name.startswith("governor.") or name == "power_mode":
                 seen.setdefault(name, set()).add(str(value))
-    clocks = {name: ", ".join(sorted(found)) for name, found in seen.items()}
+    clocks = {plain(name): plain(", ".join(sorted(found))) for name, found in seen.items()}
     return {**clocks, "stabilised": "yes" if measure["stabilise"] else "no"}
 
 
@@ -248,25 +250,34 @@ def _rounded(value: Any, digits: int = DIGITS) -> Any:
     return None if value is None else float(f"{value:.{digits}g}")
 
 
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0][:4096]
+def plain(text: str) -> str:
+    """Any text on one line, of a bounded length, without what no file can hold."""
+    return one_line(text)[:MOST_TEXT]
 
 
 def _words(runtime: Any) -> str:
     """``onnxruntime 1.20``."""
     if isinstance(runtime, Mapping):
-        return ", ".join(f"{name} {version}" for name, version in sorted(runtime.items()))[:4096]
-    return "" if runtime is None else str(runtime)[:4096]
+        return plain(", ".join(f"{name} {version}" for name, version in sorted(runtime.items())))
+    return "" if runtime is None else plain(str(runtime))
 
 
 def render(record: RunRecord) -> str:
     """The baseline file: JSON with sorted keys, a line a value, what was measured only.
 
     The checksum tells a file that was edited or badly merged; it is no signature.
+
+    Raises:
+        UsageError: nothing was measured.
     """
     whole = snapshot(record)
     kept = [target for target in whole.targets if target.error is None]
     kept.sort(key=lambda target: target.name)
+    if not kept:
+        raise UsageError(
+            f"nothing was measured in {whole.source}: it is no baseline",
+            remedy="Name a run that has results.",
+        )
     body = whole.model_copy(update={"targets": kept}).model_dump(mode="json")
     del body["source"]  # what is true of the file now need not be so later
     form = {"wherry_baseline": VERSION, "sha256": _checksum(body), **body}
@@ -302,7 +313,7 @@ def read_baseline(path: Path) -> Snapshot:
     if not whole:
         raise _unreadable(path, "its checksum is not that of its content: it was edited or merged")
     try:
-        return Snapshot.model_validate({**form, "source": f"baseline {path.name}"[:4096]})
+        return Snapshot.model_validate({**form, "source": plain(f"baseline {path.name}")})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -313,5 +324,5 @@ def _unreadable(path: Path, why: str) -> StoreError:
     return StoreError(
         f"the baseline cannot be used: {why}",
         where=str(path),
-        remedy="Write it anew: `wherry report RUN --format baseline --output FILE`.",
+        remedy="Write it anew: `wherry report RUN --output NAME.baseline.json`.",
     )

@@ -35,11 +35,11 @@ class Report:
     Attributes:
         name: ``run --NAME FILE`` and ``report --format NAME``.
         description: one line.
-        render: makes the text of the file.
+        render: makes the file: text, which is written as UTF-8, or bytes.
         suffix: of a file, e.g. ``.html``.
     """
 
     name: str
     description: str
-    render: Callable[[RunRecord], str]
+    render: Callable[[RunRecord], str | bytes]
     suffix: str

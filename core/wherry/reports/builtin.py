@@ -14,7 +14,11 @@ def reports() -> Iterable[Report]:
     yield Report("html", "one page that opens offline", _html, ".html")
     yield Report("markdown", "for a pull request", _markdown, ".md")
     yield Report("csv", "a line per result, for spreadsheets", _csv, ".csv")
-    yield Report("baseline", "a small file for git, to compare with", _baseline, ".baseline")
+    yield Report("baseline", "a small file for git, to compare with", _baseline, ".baseline.json")
+    yield Report("parquet", "a typed row per result, for data tools", _parquet, ".parquet")
+    yield Report(
+        "parquet-samples", "the same with all raw samples", _parquet_samples, ".samples.parquet"
+    )
     yield Report("junit", "JUnit XML, for CI systems", _junit, ".xml")
 
 
@@ -39,6 +43,18 @@ def _csv(record: RunRecord) -> str:
     from wherry.reports.table import render
 
     return render(record)
+
+
+def _parquet(record: RunRecord) -> bytes:
+    from wherry.reports.parquet import render
+
+    return render(record)
+
+
+def _parquet_samples(record: RunRecord) -> bytes:
+    from wherry.reports.parquet import render
+
+    return render(record, samples=True)
 
 
 def _baseline(record: RunRecord) -> str:

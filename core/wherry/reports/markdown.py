@@ -35,20 +35,20 @@ def render(record: RunRecord) -> str:
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
     """What has changed in a table, and all figures folded away; for a pull request."""
-    lines = [f"### wherry: {_text(comparison_words.title(comparison))}", ""]
-    lines += [f"**{_text(comparison_words.summary(comparison))}**", ""]
+    lines = [f"### wherry: {escaped(comparison_words.title(comparison))}", ""]
+    lines += [f"**{escaped(comparison_words.summary(comparison))}**", ""]
     every = list(comparison_words.rows(comparison))
     changed = [row for row in every if row.told]
     lines += [*_comparison_table(changed), ""] if changed else []
     for each in comparison["failures"]:
         text = comparison_words.failure_text(each, comparison)
-        lines.append(f"- **fails**: {_text(text)}")
-    lines += [f"- note: {_text(note)}" for note in comparison_words.notes(comparison)]
+        lines.append(f"- **fails**: {escaped(text)}")
+    lines += [f"- note: {escaped(note)}" for note in comparison_words.notes(comparison)]
     if len(every) > len(changed):
         summary = f"<details><summary>All {len(every)} figures</summary>"
         lines += ["", summary, "", *_comparison_table(every), "", "</details>"]
-    versions = _text(f"wherry {comparison['base']['wherry']} and {comparison['new']['wherry']}")
-    lines += ["", f"{versions}, {_text(comparison['new']['finished'])}."]
+    versions = escaped(f"wherry {comparison['base']['wherry']} and {comparison['new']['wherry']}")
+    lines += ["", f"{versions}, {escaped(comparison['new']['finished'])}."]
     return "\n".join(lines) + "\n"
 
 

@@ -12,12 +12,27 @@ from wherry.reports.words import Result, clean, option_text
 _LATENCY = ("p90_ms", "p99_ms", "min_ms", "mean_ms", "samples", "outliers", "rounds", "load_ms",
             "first_ms", "with_copies_ms", "timed_by", "clean", "steady", "emulated")  # fmt: skip
 
+Path = tuple[str | int, ...]
+"""Keys and indices, one below the other."""
+
 
 def render(record: RunRecord) -> str:
     """RFC 4180 with a head line; text that a spreadsheet would run as a formula is quoted."""
+    paths = columns(record)
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(["run_id", *map(_cell, paths)])
+    for result in record.values["results"]:
+        cells = [_cell(value_at(result, path)) for path in paths.values()]
+        writer.writerow([_cell(record.values["run_id"]), *cells])
+    return stream.getvalue()
+
+
+def columns(record: RunRecord) -> dict[str, Path]:
+    """The columns of a table of results: name to where the value stands in a result."""
     results = record.values["results"]
     options = sorted({name for result in results for name in result["target"]["options"]})
-    columns: dict[str, tuple[str | int, ...]] = {
+    return {
         "variant": ("variant",),
         **{key: ("target", key) for key in ("backend", "precision", "device")},
         "status": ("status",),
@@ -41,16 +56,9 @@ def render(record: RunRecord) -> str:
             for key in ("duration_s", "ratio", "throttled_s")
         },
     }  # fmt: skip
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(["run_id", *map(_cell, columns)])
-    for result in results:
-        cells = [_cell(_at(result, path)) for path in columns.values()]
-        writer.writerow([_cell(record.values["run_id"]), *cells])
-    return stream.getvalue()
 
 
-def _at(result: Result, path: tuple[str | int, ...]) -> Any:
+def value_at(result: Result, path: Path) -> Any:
     """The value at a path; None where something on the way is None or absent."""
     value: Any = result
     for key in path:

@@ -32,6 +32,7 @@ from wherry.stages.keys import NOTES, normalise_code, own_lock
 from wherry.store import Key, explained, is_full
 
 if TYPE_CHECKING:
+    from wherry.dataset import Dataset
     from wherry.device import BoardInfo, Device, Session
     from wherry.engine.environments import Environments
     from wherry.host import Host
@@ -118,6 +119,9 @@ class Services(Lending):
         self._probing: dict[str, threading.Lock] = {}
         self._probed: dict[str, Probed] = {}
         self._held: dict[str, tuple[ExitStack, Session]] = {}
+        self._idle: list[tuple[ExitStack, Session]] = []  # with this host, without the lease
+        self._reading: dict[tuple[str, str], threading.Lock] = {}
+        self._datasets: dict[tuple[str, str], Dataset] = {}
 
     @property
     def manifest(self) -> Manifest:
@@ -160,6 +164,9 @@ class Services(Lending):
         with self._lock:
             names = list(self._held) if name is None else [name]
             held = [self._held.pop(name) for name in names if name in self._held]
+            if name in {None, self.host_device}:
+                held += self._idle
+                self._idle = []
         with ExitStack() as closing:  # whatever one of them raises, all are given back
             for stack, _ in held:
                 closing.callback(_give_back, stack)
@@ -168,7 +175,10 @@ class Services(Lending):
     def session(
         self, name: str, *, lease: bool = True, report: Callable[[str], None] | None = None
     ) -> Iterator[Session]:
-        """A session with a device: the one in which it is held, or else a new one.
+        """A session with a device: the one in which it is held, or else one of this caller's own.
+
+        A session with this host without the lease is kept for the next who asks for such: to
+        start one takes as much as many a parity check. None is left idle beside one with the lease.
 
         Args:
             name: of the device.
@@ -176,7 +186,12 @@ class Services(Lending):
             report: likewise.
         """
         held = self._held.get(name)
+        if held is None and name == self.host_device and not lease:
+            with self._own_session(name) as session:
+                yield session
+            return
         if held is None:
+            self.release(name)  # what is idle
             with self.device(name).session(lease=lease, report=report) as session:
                 yield session
             return
@@ -185,6 +200,48 @@ class Services(Lending):
         except DeviceLostError:
             self.release(name)
             raise
+
+    @contextmanager
+    def _own_session(self, name: str) -> Iterator[Session]:
+        """One that is idle, or else a new one; nobody has it after an error."""
+        kept = self._idle_session()
+        if kept is None:
+            with ExitStack() as stack:
+                session = stack.enter_context(self.device(name).session(lease=False))
+                kept = stack.pop_all(), session
+        with ExitStack() as closing:
+            closing.callback(_give_back, kept[0])
+            yield kept[1]
+            closing.pop_all()
+        with self._lock:
+            self._idle.append(kept)
+
+    def _idle_session(self) -> tuple[ExitStack, Session] | None:
+        """One that still lives: its process may have been ended meanwhile."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                kept = self._idle.pop()
+            try:
+                kept[1].sensors()
+            except DeviceLostError:
+                _give_back(kept[0])
+            else:
+                return kept
+
+    def dataset(self, source: str, parameters: str, load: Callable[[], Dataset]) -> Dataset:
+        """What a source gives for some parameters, JSON; read once for all who ask in a run.
+
+        ``load`` is called for the first of them, and again where it failed.
+        """
+        name = (source, parameters)
+        with self._lock:
+            alone = self._reading.setdefault(name, threading.Lock())
+        with alone:
+            if name not in self._datasets:
+                self._datasets[name] = load()
+            return self._datasets[name]
 
     def probe(self, name: str) -> Probed:
         """What the device is; found out once a run, in one session."""

@@ -90,9 +90,7 @@ class Comparison:
             context.progress("checking parity")
             reference = Reference(self.model)
             opened: AbstractContextManager[Session] = (
-                services.device(device).session(lease=False)
-                if session is None
-                else nullcontext(session)
+                services.session(device, lease=False) if session is None else nullcontext(session)
             )
             with (
                 opened as board,

@@ -134,8 +134,15 @@ def run_data(step: Step, inputs: Mapping[str, Any], services: Services) -> Stage
     section = manifest.data[step.data]
     source = services.host.datasets[section.source]
     context = _DataContext(manifest.base, services)
+
+    def load() -> Dataset:
+        loaded = source.load(section.parameters, context)
+        len(loaded)  # for which some read all there is: not in two threads at once
+        return loaded
+
     try:
-        dataset = source.load(section.parameters, context)
+        parameters = section.parameters.model_dump_json()
+        dataset = services.dataset(section.source, parameters, load)
     except DataError as error:
         raise error.within(section.location) from error
     if section.slice != (None, None):

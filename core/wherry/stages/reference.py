@@ -92,8 +92,9 @@ def _scores(
         try:
             for index, sample in enumerate(dataset):
                 services.check()
+                own = outputs(index)
                 for metric in metrics.values():
-                    metric.update(outputs(index), outputs(index), sample.label)
+                    metric.update(own, own, sample.label)
             values = {name: float(metric.result()) for name, metric in metrics.items()}
         except DataError as error:
             raise error.within(services.manifest.location("metrics")) from error

@@ -4,26 +4,23 @@ Arguments: the folder of ours on the board, the sha256 of the agent's files, the
 the agent needs, the agent's own arguments. Says ``wherry-bootstrap have`` or ``wherry-bootstrap
 need`` on a line of its own; after ``need`` the files come on stdin: a line with their size, then a
 JSON object of path to text.
+
+Every agent starts with this, and nearly every time the files are there: what only `install` needs
+is imported there, which leaves a third of the time.
 """
 
-import hashlib
-import importlib.util
-import json
-import marshal
 import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 
 def start(home: str, digest: str, python: str, *arguments: str) -> None:
     """Become the agent, run by ``python`` (empty: the interpreter that runs this)."""
     if sys.version_info < (3, 8):  # noqa: UP036 -- a board may have an older one than we run on
         sys.exit(f"wherry-bootstrap: Python 3.8 or later is needed, this is {sys.version}")
-    root = Path(os.path.abspath(Path(home).expanduser()))  # noqa: PTH100 -- keep symbolic links
-    folder = root / "agent" / digest
-    have = folder.is_dir()
+    # os.path, not pathlib: see above; abspath keeps symbolic links
+    root = os.path.abspath(os.path.expanduser(home))  # noqa: PTH100, PTH111
+    folder = os.path.join(root, "agent", digest)  # noqa: PTH118
+    have = os.path.isdir(folder)  # noqa: PTH112
     os.write(1, b"\nwherry-bootstrap %s\n" % (b"have" if have else b"need"))
     if not have:
         install(folder, digest)
@@ -36,15 +33,22 @@ def start(home: str, digest: str, python: str, *arguments: str) -> None:
         "-B",
         "-X",
         "utf8",
-        str(folder / "wherry-agent"),
-        str(root),
+        os.path.join(folder, "wherry-agent"),  # noqa: PTH118
+        root,
         *arguments,
     ]
     os.execv(python, command)  # noqa: S606 -- a shell is what must not stand between
 
 
-def install(folder: Path, digest: str) -> None:
-    """Take the files from stdin and put them at ``folder``."""
+def install(place: str, digest: str) -> None:
+    """Take the files from stdin and put them at ``place``."""
+    import hashlib
+    import json
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    folder = Path(place)
     size = b""
     while not size.endswith(b"\n"):
         size += read(1)
@@ -64,7 +68,7 @@ def install(folder: Path, digest: str) -> None:
                 path.write_text(source, "utf-8")
             try:
                 for name, source in sources.items():
-                    keep_bytecode(building / name, folder / name, source)
+                    keep_bytecode(str(building / name), str(folder / name), source)
             except OSError:  # the disk is full: it starts slower
                 for path in list(building.rglob("*.pyc")):
                     path.unlink()
@@ -77,13 +81,17 @@ def install(folder: Path, digest: str) -> None:
             sys.exit(f"wherry-bootstrap: cannot install the agent: {error}")
 
 
-def keep_bytecode(path: Path, final: Path, source: str) -> None:
+def keep_bytecode(path: str, final: str, source: str) -> None:
     """Compile a file of the agent's: small boards take long for it, and would at every start.
 
     Its form is PEP 552's by hash that is not checked: the folder's name is the sources' hash.
     """
-    compiled = Path(importlib.util.cache_from_source(str(path)))
-    code = marshal.dumps(compile(source, str(final), "exec", dont_inherit=True))
+    import importlib.util
+    import marshal
+    from pathlib import Path
+
+    compiled = Path(importlib.util.cache_from_source(path))
+    code = marshal.dumps(compile(source, final, "exec", dont_inherit=True))
     flags = (0b01).to_bytes(4, "little")
     digest = importlib.util.source_hash(source.encode())
     compiled.parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import faulthandler
+import importlib
 import sys
 from pathlib import Path
 
@@ -51,12 +52,20 @@ def main() -> None:
 
             stand_guard(arguments.root, arguments.token, arguments.system)
         else:
+            _import_numpy()
             from .hosting import Hosting
 
             Hosting(Wire(), arguments.root, arguments.service).serve()
     except (HostSilent, FrameError, OSError) as error:  # of the link, or of a disk that refuses
         sys.stderr.write(f"wherry-agent: {error}\n")
         sys.exit(1)
+
+
+def _import_numpy() -> None:
+    """With its bytecode kept, unlike ours, which is there: without it numpy takes twice as long."""
+    sys.dont_write_bytecode = False
+    importlib.import_module("numpy")
+    sys.dont_write_bytecode = True
 
 
 def _name_process() -> None:

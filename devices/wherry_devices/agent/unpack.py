@@ -13,7 +13,8 @@ they become the same bytes again. Little-endian, numbers of any length as in LEB
 
     tables    varint how many; each: u8 width of its words in bytes (0: it holds run lengths), u8
               form, varint entries, the words by their form, a byte for the length of each code
-              form 0: the words' bytes, or run lengths as varints
+              form 0: the words' bytes (at most 64 each: vectors of weights are words, too), or run
+              lengths as varints
               form 1: f32 step, varint first multiple (zigzag), varints how many multiples are
               left out before each of the others; a word is multiple * step in float16 or float32
     segments  varint how many; each: u8 kind, varint bytes of the file, then by kind
@@ -43,6 +44,7 @@ MAGIC = b"WPK\x01"
 REST, WORDS, SPARSE = range(3)
 LONGEST_CODE = 15  # bits
 LONGEST_RUN = 1 << 16  # words
+WIDEST = 64  # bytes of a word
 _PREFIX = struct.Struct("<4sQ32sI")
 _MOST_DIRECTORY = 1 << 22  # bytes
 _MOST_ENTRIES = 1 << LONGEST_CODE
@@ -275,7 +277,7 @@ def _table(reader: _Reader) -> _Table:
         if max(runs) > LONGEST_RUN:
             raise ContainerError("a run is too long")
         entries = list(runs)
-    elif width in {1, 2, 4} and form == 0:
+    elif 0 < width <= WIDEST and form == 0:
         words = reader.take(count * width)
         entries = [words[at : at + width] for at in range(0, len(words), width)]
     elif width in _FLOATS and form == 1:

@@ -289,5 +289,6 @@ MEMBERS = (
         ),
         "wherry_compress.prune.sparse:apply",
         batch_norms=True,
+        also=("wherry_compress.train",),
     ),
 )

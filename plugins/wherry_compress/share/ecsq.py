@@ -1,4 +1,4 @@
-"""The passes ``share.ecsq`` and ``share.ecsq-fisher``: what is shared costs as little as it can.
+"""The pass ``share.ecsq``: what is shared costs as little as it can.
 
 After Choi et al., "Towards the Limit of Network Quantization", ICLR 2017, section 4: a Huffman code
 costs the entropy of the indices, so that it is the entropy that is to be small, not the number of
@@ -40,7 +40,7 @@ def apply(job: Job) -> Done:
     ]
     if not layers:
         raise Refusal("no layer is left to quantise", remedy="Set fewer of `layers` to 0.")
-    weighted = importances(network, job) if "calibration" in job.data else {}
+    weighted = importances(network, job) if parameters["fisher"] else {}
     units = _units(layers, weighted, settings, parameters["scope"])
     network.round_biases(parameters["biases"])
 

@@ -34,7 +34,7 @@ def importances(network: Network, job: Job) -> dict[str, np.ndarray]:
     layers = [layer for layer in layers if layer.tensor == layer.node.input[1]]
     squares = _squares(network.proto, layers, samples)
     outputs = [value.name for value in network.proto.graph.output]
-    wanted = list(_runs(network.proto, outputs, samples))
+    wanted = list(values_of(network.proto, outputs, samples))
     found = {}
     for layer in layers:
         inputs, given = squares[layer.tensor]
@@ -44,7 +44,7 @@ def importances(network: Network, job: Job) -> dict[str, np.ndarray]:
         raise Refusal(
             "the calibration data say nothing of the weights: no layer's input, or no change of "
             "it, reaches the outputs",
-            remedy="Use other samples, or the pass without `-fisher`.",
+            remedy="Use other samples, or leave `fisher` out.",
         )
     least = min(float(each[each > 0].min()) for each in found.values() if each.any())
     return {name: np.maximum(each, least * 1e-3) for name, each in found.items()}
@@ -57,7 +57,7 @@ def _squares(
     names = list(dict.fromkeys(n for each in layers for n in (each.node.input[0], _output(each))))
     found: dict[str, tuple[np.ndarray, float]] = {}
     inputs = {value.name for value in proto.graph.input}
-    for sample, values in zip(samples, _runs(proto, names, samples), strict=True):
+    for sample, values in zip(samples, values_of(proto, names, samples), strict=True):
         for layer in layers:
             name = layer.node.input[0]
             x = sample[name] if name in inputs else values[name]
@@ -98,7 +98,9 @@ def _gain(
     noisy.graph.node.extend([*added, *rest])
     outputs = [value.name for value in proto.graph.output]
     change, size = 0.0, 1
-    for found, clean_outputs in zip(_runs(noisy, [*outputs, clean], samples), wanted, strict=True):
+    for found, clean_outputs in zip(
+        values_of(noisy, [*outputs, clean], samples), wanted, strict=True
+    ):
         size = found[clean].size
         for output in outputs:
             if clean_outputs[output].dtype.kind == "f":
@@ -131,7 +133,7 @@ def _output(layer: Layer) -> str:
     return str(layer.node.output[0])
 
 
-def _runs(
+def values_of(
     proto: onnx.ModelProto, names: list[str], samples: list[dict[str, np.ndarray]]
 ) -> Iterator[dict[str, np.ndarray]]:
     """The values of some tensors for each sample."""

@@ -1,11 +1,14 @@
-"""The passes ``share.kmeans`` and ``share.kmeans-fisher``: the weights of a layer share few values.
+"""The pass ``share.kmeans``: the weights of a layer share few values.
 
 After Han et al., "Deep Compression", ICLR 2016, section 3 (one codebook for a layer; linear,
-density and random initialisation), and Choi et al., "Towards the Limit of Network Quantization",
-ICLR 2017, section 3.3 (means weighted by the diagonal of the Hessian).
+density and random initialisation; the values trained, see codebook.py), and Choi et al., "Towards
+the Limit of Network Quantization", ICLR 2017, section 3.3 (means weighted by the diagonal of the
+Hessian).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,19 +23,35 @@ def apply(job: Job) -> Done:
     """The network with shared weights."""
     network = Network(job.load())
     settings = network.settings(job.parameters["bits"], job.parameters["layers"])
-    weighted = importances(network, job) if "calibration" in job.data else {}
+    weighted = importances(network, job) if job.parameters["fisher"] else {}
     random = np.random.default_rng(job.seed)
-    was = {layer.node.name: layer.values for layer in network.layers}
-    changed = {}
-    for layer in network.layers:
-        bits = settings[layer.node.name]
-        if bits and layer.values.size >= job.parameters["least"]:
-            importance = weighted.get(layer.tensor)
-            values = share(layer.values, 1 << bits, job.parameters["start"], random, importance)
-            network.replace(layer, values)
-            changed[layer.node.name] = values
+    chosen = [
+        layer
+        for layer in network.layers
+        if settings[layer.node.name] and layer.values.size >= job.parameters["least"]
+    ]
+    made = {}
+    for layer in chosen:
+        made[layer.tensor] = share(
+            layer.values, 1 << settings[layer.node.name], job.parameters["start"], random,
+            weighted.get(layer.tensor),
+        )  # fmt: skip
+        network.replace(layer, made[layer.tensor])
+    figures = {}
+    if job.parameters["train"] is not None and chosen:
+        from wherry_compress.share.codebook import trained  # torch
+
+        lesson = replace(job, parameters=job.parameters["train"])
+        proto, figures["trained"] = trained(lesson, network.proto, made)
+        network = Network(proto)
+        for layer in network.layers:
+            if layer.tensor in made:
+                made[layer.tensor] = short(layer.values)
+                network.replace(layer, made[layer.tensor])
     network.round_biases(job.parameters["biases"])
-    return Done(network.proto, told(network, changed, was.__getitem__))
+    was = {layer.node.name: layer.values for layer in chosen}
+    changed = {layer.node.name: made[layer.tensor] for layer in chosen}
+    return Done(network.proto, {**told(network, changed, was.__getitem__), **figures})
 
 
 def share(

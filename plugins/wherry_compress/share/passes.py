@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wherry.passes import Need, Pass, Span
 from wherry_compress.member import Member
+from wherry_compress.train.passes import Positive, Training
 
 _BITS = Annotated[int, Field(ge=0, le=8)]
 _NOTHING_FASTER = (
@@ -36,7 +37,28 @@ class _Shared(BaseModel):
     )
 
 
-class Kmeans(_Shared):
+class _Scalar(_Shared):
+    fisher: bool = Field(
+        default=False,
+        description="weighted by what each weight does to the outputs, on calibration data",
+    )
+
+
+class Codebook(Training):
+    """How the values of ``share.kmeans`` are trained: as the passes that train."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: Positive = Field(default=3e-4, description="the greatest of the schedule")
+
+    @model_validator(mode="after")
+    def _one_process(self) -> Codebook:
+        if self.processes > 1:
+            raise ValueError("codebooks are trained in one process: leave `processes` out")
+        return self
+
+
+class Kmeans(_Scalar):
     """Parameters of ``share.kmeans``."""
 
     bits: int = Field(default=4, ge=1, le=8, description="a layer has at most 2**bits values")
@@ -49,19 +71,14 @@ class Kmeans(_Shared):
         description="first values: evenly from the least weight to the greatest, evenly over the "
         "weights, or weights drawn by chance",
     )
-
-
-class WeightedKmeans(Kmeans):
-    """Parameters of ``share.kmeans-fisher``."""
-
-    start: Literal["linear", "density", "random"] = Field(
-        default="density",
-        description="first values: evenly from the least weight to the greatest, evenly over what "
-        "the weights matter, or weights drawn by chance",
+    train: Codebook | None = Field(
+        default=None,
+        description="the values are trained, the weights that share one moving together; `{}`, or "
+        "what fit may be told; needs training data and torch",
     )
 
 
-class Ecsq(_Shared):
+class Ecsq(_Scalar):
     """Parameters of ``share.ecsq``."""
 
     method: Literal["uniform", "iterative"] = Field(
@@ -103,7 +120,12 @@ class Vectors(_Shared):
         gt=0,
         le=1,
         description="a layer stays as it is where the squared error would be more than this share "
-        "of its weights' squares",
+        "of its weights' squares; with `correct` of the squares of what it gives",
+    )
+    correct: bool = Field(
+        default=False,
+        description="codewords are fitted to what each layer gives, after the layers before it "
+        "were shared; on calibration data",
     )
     layers: dict[str, Annotated[int, Field(ge=0, le=12)]] = Field(
         default_factory=dict,
@@ -124,7 +146,20 @@ class Huffman(BaseModel):
 
 
 _DRAWN: frozenset[Need] = frozenset({"seed"})
-_DATA: frozenset[Need] = frozenset({"calibration"})
+
+
+def _scalar_needs(parameters: _Scalar) -> frozenset[Need]:
+    return frozenset({"calibration"}) if parameters.fisher else frozenset()
+
+
+def _vectors_need(parameters: Vectors) -> frozenset[Need]:
+    return frozenset({"calibration"}) if parameters.correct else frozenset()
+
+
+def _kmeans_needs(parameters: Kmeans) -> frozenset[Need]:
+    trained: frozenset[Need] = frozenset({"training", "original", "torch"})
+    return _scalar_needs(parameters) | (trained if parameters.train is not None else frozenset())
+
 
 MEMBERS: tuple[Member, ...] = (
     Member(
@@ -133,39 +168,19 @@ MEMBERS: tuple[Member, ...] = (
             description="the weights of a layer share 2**bits values",
             parameters=Kmeans,
             needs=_DRAWN,
+            needs_with=_kmeans_needs,
             effects=_EFFECTS,
             space={"bits": (3, 4, 5, 6), "start": ("linear", "density")},
         ),
         "wherry_compress.share.kmeans:apply",
-    ),
-    Member(
-        Pass(
-            name="share.kmeans-fisher",
-            description="share.kmeans, weighted by what each weight does to the outputs",
-            parameters=WeightedKmeans,
-            needs=_DRAWN | _DATA,
-            effects=_EFFECTS,
-            space={"bits": (3, 4, 5, 6), "start": ("linear", "density")},
-        ),
-        "wherry_compress.share.kmeans:apply",
+        also=("wherry_compress.train",),
     ),
     Member(
         Pass(
             name="share.ecsq",
             description="weights as few bits as a Huffman code can make of them",
             parameters=Ecsq,
-            effects=_EFFECTS,
-            space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
-        ),
-        "wherry_compress.share.ecsq:apply",
-        also=("wherry.packing",),
-    ),
-    Member(
-        Pass(
-            name="share.ecsq-fisher",
-            description="share.ecsq, weighted by what each weight does to the outputs",
-            parameters=Ecsq,
-            needs=_DATA,
+            needs_with=_scalar_needs,
             effects=_EFFECTS,
             space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
         ),
@@ -179,6 +194,7 @@ MEMBERS: tuple[Member, ...] = (
                 description=f"short vectors of weights share codewords: {words}",
                 parameters=parameters,
                 needs=_DRAWN,
+                needs_with=_vectors_need,
                 effects=_EFFECTS,
                 space={"bits": (4, 6, 8), "length": (2, 4, 8)},
             ),

@@ -6,20 +6,22 @@ each input channel. Rows are cut into vectors of some columns, and each becomes 
 (``pq``), or the sum of codewords of several codebooks, each for what the ones before left
 (``rq``). After Gong et al., "Compressing deep convolutional networks using vector quantization",
 2014, for dense layers; and Wu et al., "Quantized Convolutional Neural Networks for Mobile
-Devices", CVPR 2016, section 3, for convolutions.
+Devices", CVPR 2016, section 3, for convolutions, with its correction of errors (correct.py).
 
 A layer is chosen only where that pays, and where it does not cost more than was allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
-from wherry_compress.job import Done, Job, Refusal
+from wherry_compress.job import Done, Job, Refusal, tell
+from wherry_compress.share.books import Book, assembled
+from wherry_compress.share.correct import Corrector, corrected
 from wherry_compress.share.layers import Layer, Network, short, told
 
 _ROUNDS = 25
@@ -50,22 +52,36 @@ def _apply(job: Job, kind: str) -> Done:
     settings = network.settings(parameters["bits"], parameters["layers"])
     was = {layer.node.name: layer.values for layer in network.layers}
     random = np.random.default_rng(job.seed)
-    changed, left = {}, {}
-    for layer in network.layers:
+    corrector = Corrector(network, job) if parameters["correct"] else None
+    changed, left, responses = {}, {}, {}
+    for number, layer in enumerate(network.layers):
         name = layer.node.name
         matrix = as_matrix(layer)
         if not settings[name]:
             left[name] = "as asked for"
         elif matrix is None or matrix.shape[1] < parameters["length"]:
             left[name] = f"fewer than {parameters['length']} weights to a vector"
+        elif why := _too_large(matrix.shape, kind, settings[name], parameters):
+            left[name] = why
         else:
-            coded = _coded(matrix, kind, settings[name], parameters, random)
-            if isinstance(coded, str):
-                left[name] = coded
-            else:
-                made = from_matrix(layer, coded)
-                network.replace(layer, made)
-                changed[name] = made
+            tell(f"layer {number + 1} of {len(network.layers)}")
+            books: Sequence[Book] = quantised(
+                matrix, kind, parameters["length"], settings[name], parameters.get("stages", 1),
+                random,
+            )  # fmt: skip
+            error = _error(assembled(books, matrix.shape), matrix)
+            response = None if corrector is None else corrector.response(layer, matrix)
+            if response is not None:
+                before = response.error_of(assembled(books, matrix.shape))
+                books = corrected(matrix.shape, books, response)
+                error = response.error_of(assembled(books, matrix.shape))
+            if error > parameters["most_error"]:
+                left[name] = f"an error of {error:.3f}"
+                continue
+            if response is not None:
+                responses[name] = {"before": round(before, 6), "after": round(error, 6)}
+            changed[name] = from_matrix(layer, assembled(books, matrix.shape))
+            network.replace(layer, changed[name])
     if not changed:
         raise Refusal(
             f"share.{kind}: no layer was shared: "
@@ -73,27 +89,21 @@ def _apply(job: Job, kind: str) -> Done:
             remedy="Allow more with `most_error`, or take more bits or shorter vectors.",
         )
     network.round_biases(parameters["biases"])
-    return Done(network.proto, {**told(network, changed, was.__getitem__), "left": left})
+    figures = {**told(network, changed, was.__getitem__), "left": left}
+    return Done(network.proto, {**figures, "responses": responses} if responses else figures)
 
 
-def _coded(
-    matrix: np.ndarray,
-    kind: str,
-    bits: int,
-    parameters: Mapping[str, Any],
-    random: np.random.Generator,
-) -> np.ndarray | str:
-    """A layer's matrix with shared vectors; or why it stays as it is."""
-    length, stages = parameters["length"], parameters.get("stages", 1)
-    share = expected_bytes(matrix.shape, kind, length, bits, stages) / (4 * matrix.size)
-    if share > _PAYS:
-        return f"codebooks and indices would be {share:.0%} of it"
-    made = quantised(matrix, kind, length, bits, stages, random)
+def _too_large(shape: tuple[int, ...], kind: str, bits: int, parameters: Mapping[str, Any]) -> str:
+    """Why codebooks do not pay for a matrix; empty: they do."""
+    size = expected_bytes(shape, kind, parameters["length"], bits, parameters.get("stages", 1))
+    share = size / (4 * shape[0] * shape[1])
+    return f"codebooks and indices would be {share:.0%} of it" if share > _PAYS else ""
+
+
+def _error(made: np.ndarray, matrix: np.ndarray) -> float:
+    """Squared, as a share of the squared weights."""
     power = float(np.sum(matrix**2))
-    error = float(np.sum((made - matrix) ** 2)) / power if power else 0.0
-    if error > parameters["most_error"]:
-        return f"an error of {error:.3f}"
-    return made
+    return float(np.sum((made - matrix) ** 2)) / power if power else 0.0
 
 
 def as_matrix(layer: Layer) -> np.ndarray | None:
@@ -132,8 +142,8 @@ def expected_bytes(shape: tuple[int, ...], kind: str, length: int, bits: int, st
 
 def quantised(
     matrix: np.ndarray, kind: str, length: int, bits: int, stages: int, random: np.random.Generator
-) -> np.ndarray:
-    """A matrix made of codewords, float64; see the module.
+) -> list[Book]:
+    """Codebooks that stand for a matrix; see the module.
 
     Args:
         matrix: float64 [rows, columns].
@@ -145,21 +155,20 @@ def quantised(
     """
     columns = matrix.shape[1]
     groups = [slice(at, min(at + length, columns)) for at in range(0, columns, length)]
-    made = np.zeros_like(matrix)
     if kind == "pq":
         together = [[group] for group in groups]
     else:
         whole = [group for group in groups if group.stop - group.start == length]
         together = [whole] if whole else []
         together += [[group] for group in groups if group not in whole]
+    books = []
     for members in together:
         rest = np.concatenate([matrix[:, group] for group in members])
         for _ in range(stages if kind == "rq" else 1):
             codebook, places = codewords(rest, 1 << bits, random)
             rest = rest - codebook[places]
-            for group, part in zip(members, np.split(places, len(members)), strict=True):
-                made[:, group] += codebook[part]
-    return made
+            books.append(Book(tuple(members), codebook, places.reshape(len(members), -1).T))
+    return books
 
 
 def codewords(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from wherry.errors import EnvironmentError_
 from wherry.reports.builtin import reports
 from wherry.reports.terminal import print_record
 
+pq = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
 FORMS = {form.name: form.render for form in reports()}
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -282,7 +285,7 @@ def test_markdown_says_all_that_a_reviewer_needs(make):
     assert "\n\n\\* Pareto front, \\~ not clean" in written
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", sorted(FORMS.keys() - {"baseline"}))
 def test_a_run_in_which_nothing_was_measured_has_every_form(make, name):
     record = make.record(
         make.result(ms=None, error="the model cannot be read"),
@@ -290,5 +293,57 @@ def test_a_run_in_which_nothing_was_measured_has_every_form(make, name):
         devices={}, model=None, reference=None, data={}, metrics=[],
     )  # fmt: skip
     written = FORMS[name](record)
+    if isinstance(written, bytes):
+        assert (
+            pq.read_table(io.BytesIO(written))["error"].to_pylist()
+            == ["the model cannot be read"] * 2
+        )
+        return
     assert "the model cannot be read" in written
     assert "slim, onnxruntime fp32 on pi4" in written or name == "csv"
+
+
+def test_csv_escapes_texts_and_no_numbers(make):
+    result = make.result("a", options={"bias": -2, "note": "-2"}, energy_mj=-1.5)
+    (row,) = csv.DictReader(io.StringIO(FORMS["csv"](make.record(result)), newline=""))
+    assert (row["option.bias"], row["option.note"], row["energy_mj"]) == ("-2", "'-2", "-1.5")
+
+
+def test_parquet_has_typed_columns_and_on_request_the_raw_samples(make):
+    record = make.record(
+        make.result("a", ms=2.0, options={"threads": 4, "cores": [0, 1], "fast": True}),
+        make.result("b", "ncnn", ms=None, options={"threads": 1}, error="-no"),
+    )
+    table = pq.read_table(io.BytesIO(FORMS["parquet"](record)))
+    kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
+    assert kinds["latency.median_ms"] == kinds["metric.top1"] == kinds["energy_mj"] == "double"
+    assert kinds["size_bytes"] == kinds["latency.samples"] == kinds["option.threads"] == "int64"
+    assert kinds["latency.clean"] == kinds["pareto"] == kinds["option.fast"] == "bool"
+    assert kinds["variant"] == kinds["latency.timed_by"] == kinds["option.cores"] == "string"
+    first, second = table.to_pylist()
+    assert (first["latency.median_ms"], first["option.threads"]) == (2.0, 4)
+    assert first["option.cores"] == "[0, 1]"
+    assert (second["latency.median_ms"], second["option.fast"], second["error"]) == (
+        None,
+        None,
+        "-no",
+    )
+    assert "samples.infer_ns" not in kinds
+    table = pq.read_table(io.BytesIO(FORMS["parquet-samples"](record)))
+    assert str(table.schema.field("samples.infer_ns").type) == "list<element: uint64>"
+    raw = [list(each.get("infer_ns", ())) or None for each in record.samples]
+    assert table["samples.infer_ns"].to_pylist() == raw
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_parquet_holds_any_name(make, text):
+    table = pq.read_table(io.BytesIO(FORMS["parquet"](hostile_record(make, text))))
+    assert table.num_rows == 3
+    if text.isprintable():
+        assert table["variant"].to_pylist()[0] == text, "nothing runs a formula here"
+
+
+def test_parquet_without_pyarrow_says_what_to_install(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(EnvironmentError_, match=r"pip install .wherry\[parquet\]"):
+        FORMS["parquet"](make.rich())

@@ -25,7 +25,9 @@ def judge(make):
 
     def judge_results(asked, *results, **changes):
         (found,) = evaluate([asked], make.record(*results, **changes).values)
-        assert set(found) == {"gate", "passed", "value", "result", "reason", "location"}
+        assert set(found) == {
+            "gate", "passed", "value", "result", "reason", "location", "against", "base", "allowed",
+        }  # fmt: skip
         assert (found["gate"], found["location"]) == (asked.text, "m.yaml:7:5")
         return found
 

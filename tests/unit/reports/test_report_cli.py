@@ -36,6 +36,17 @@ def runs(make, wherry_home, monkeypatch):
     return older, newer
 
 
+def test_parquet_is_written_as_bytes(runs, tmp_path, monkeypatch):
+    for name, forms in (("r.parquet", []), ("r.samples.parquet", []), ("r", ["parquet"])):
+        arguments = ["--format", *forms] if forms else []
+        assert main(["report", "last", "-o", str(tmp_path / name), *arguments]) == 0
+        written = (tmp_path / name).read_bytes()
+        assert written[:4] == written[-4:] == b"PAR1"
+        assert (b"samples.infer_ns" in written) == ("samples" in name)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["report", "last", "--format", "parquet"]) == 2
+
+
 @pytest.fixture
 def wherry(capsys):
     def call(*arguments: str, code: int = 0) -> tuple[str, str]:
@@ -113,8 +124,14 @@ def test_without_runs_the_list_is_empty_and_a_report_a_usage_error(wherry_home, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--format", "pdf"), "there is no form of a report named 'pdf'. There are csv, html,"),
-        (("--output", "x.pdf"), "no form of a report ends in '.pdf'; there are .csv, .html,"),
+        (
+            ("--format", "pdf"),
+            "no form of a report named 'pdf'. There are baseline, csv, html,",
+        ),
+        (
+            ("--output", "x.pdf"),
+            "form of a report ends in '.pdf'; there are .baseline.json, .csv, .html,",
+        ),
         (("--output", "x"), "no form of a report ends in ''"),
         (("nothing",), "there is no run named 'nothing'"),
         (("last~2",), "there are only 2 runs"),

@@ -21,11 +21,11 @@ from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration, CalibrationSettings
 from wherry.device import BoardInfo, Transport
 from wherry.engine.environments import Environments, Lock
-from wherry.errors import EnvironmentError_, ToolError
+from wherry.errors import DeviceLostError, EnvironmentError_, ToolError
 from wherry.execute import execute, prepare
 from wherry.hookspecs import hookimpl
 from wherry.host import Host
-from wherry.measurement import Measurement
+from wherry.measurement import Measurement, Sensors
 from wherry.metrics import MetricKind
 from wherry.model import Model
 from wherry.passes import Pass
@@ -99,7 +99,9 @@ class Bench:
         self.metric_version = self.format_version = self.pass_version = 1
         self.pass_names: tuple[str, ...] = ("rewrite",)
         self.error, self.broken_pin = 0.0, False
-        self.sessions = 0
+        self.sessions = self.open_sessions = 0
+        self.beside_the_lease: list[int] = []  # sessions that were open when one with it began
+        self.ended = False  # whether the agent of an idle session is gone
         self.runs_on_host = True
         self.broken_at = -1  # of the calls of the profile hook
         self.breaks: BaseException = ToolError("the runner crashed")
@@ -197,13 +199,25 @@ class Bench:
     @contextmanager
     def session(self, *, lease: bool = True, wait: bool = True, report=None):
         self.sessions += 1
-        yield self
+        if lease:
+            self.beside_the_lease.append(self.open_sessions)
+        self.open_sessions += 1
+        try:
+            yield self
+        finally:
+            self.open_sessions -= 1
 
     @property
     def info(self) -> BoardInfo:
         return BoardInfo(
             self.fingerprint, "here", "x86_64", "Linux", "6", "3.11", "python", "2.36", "CPU", 2, 1
         )
+
+    def sensors(self) -> Sensors:
+        if self.ended:
+            self.ended = False
+            raise DeviceLostError("its agent was ended")
+        return Sensors(0.0, {})
 
     def runtime_lock(self, backend: Backend) -> str:
         if isinstance(self.runtime, EnvironmentError_):

@@ -118,7 +118,7 @@ function paretoSpec(box, points, told) {
       { type: "line", name: "frontline", aria: false, from: { data: "line" }, encode: { update: { ...at, interpolate: { value: "linear" }, stroke: { value: "var(--text)" }, strokeWidth: { value: 1.4 }, strokeDash: { value: [5, 4] } } } },
       { type: "symbol", name: "dots", aria: false, from: { data: "points" }, encode: { update: { ...at, ...size, shape: { field: "shape" }, fill: { field: "fill" }, stroke: { field: "stroke" }, strokeWidth: { value: 2 }, opacity: { field: "opacity" }, tooltip: { field: "tip" }, cursor: { value: "pointer" } }, hover: { strokeWidth: { value: 4 } } } },
       { type: "text", aria: false, from: { data: "dots" }, interactive: false, encode: { update: { text: { field: "datum.label" }, limit: { value: small ? 150 : 320 }, fill: { value: "var(--text)" }, fontSize: { value: small ? 11 : 12 }, font: { value: FONT }, fontWeight: { value: 600 } } },
-        transform: [{ type: "label", size: { signal: "[width, height]" }, avoidMarks: ["dots", "frontline"], anchor: ["right", "top", "left", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"], offset: [6], padding: 4 }] },
+        transform: [{ type: "label", size: { signal: "[width, height]" }, avoidMarks: told.fronts > 1 ? ["dots", "frontline"] : ["dots"], anchor: ["right", "top", "left", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"], offset: [6], padding: 4 }] },
     ],
   };
 }

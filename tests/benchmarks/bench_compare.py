@@ -1,0 +1,157 @@
+"""How often `wherry compare` flags what is equal, and finds a planted slow-down of 5 %.
+
+Run it as a script (it is no test: it takes a quarter of an hour)::
+
+    python tests/benchmarks/bench_compare.py
+
+A network of about 5 ms is measured in many whole runs with the default settings, by the path of
+``wherry run --remeasure``; half as many runs of the same network with 5 % more layers, in shuffled
+order among them. Then runs are compared as ``wherry compare --allow not-clean`` does:
+
+* equal: pairs of runs of the same network, from random pairings of all runs (each run once in a
+  pairing, no pair twice), until there are 200;
+* planted: 200 random pairs of a run of the network and one of the slower, no pair twice.
+
+Each run is in several pairs. So the intervals of 95 % are by a bootstrap over the runs, not over
+the pairs. ``--pool FILE`` keeps the runs: what is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_agent import say, tower
+
+from wherry.difference import Rounds, latency_difference
+
+CHANNELS, SIDE, LAYERS, MORE = 32, 28, 60, 3  # 3 of 60 layers: 5 %
+PAIRS = 200
+MANIFEST = """\
+wherry: 1
+model: {{path: {name}.onnx}}
+targets: [{{backend: onnxruntime, precision: fp32}}]
+parity: {{samples: 2}}
+"""
+
+
+def measure(runs: int, pool: Path, layers: int) -> None:
+    """Add runs to the pool until it has so many of the network, and half as many of the slower."""
+    from wherry.execute import execute, prepare
+    from wherry.host import Host
+
+    host = Host.load()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        home = folder / "home"
+        home.mkdir()
+        os.environ["WHERRY_HOME"] = str(home)
+        if shared := os.environ.get("WHERRY_TEST_ENVIRONMENTS"):
+            (home / "environments").symlink_to(shared)
+        for kind, count in (("same", layers), ("slower", layers + layers * MORE // LAYERS)):
+            tower(folder / f"{kind}.onnx", CHANNELS, SIDE, count)
+            (folder / f"{kind}.yaml").write_text(MANIFEST.format(name=kind))
+        order = ["same", "same", "slower"] * (runs // 2)
+        random.Random(0).shuffle(order)
+        for number, kind in enumerate(order[len(load(pool)) :]):
+            record = execute(prepare(folder / f"{kind}.yaml", remeasure=True, host=host))
+            (result,) = record.values["results"]
+            if result["status"] != "ok":
+                raise SystemExit(result["error"])
+            latency = result["latency"]
+            rounds = np.split(
+                record.samples[0]["infer_ns"] / 1e6, np.cumsum(latency["round_sizes"])[:-1]
+            )
+            one = {
+                "kind": kind,
+                "median": latency["median_ms"],
+                "rounds": [float(np.median(samples)) for samples in rounds],
+                "clean": latency["clean"],
+                "load": os.getloadavg()[0],
+            }
+            with pool.open("a") as stream:
+                stream.write(json.dumps(one) + "\n")
+            sys.stderr.write(f"\r  run {number + 1}/{len(order)} ")
+    sys.stderr.write("\r" + " " * 30 + "\r")
+
+
+def load(pool: Path) -> list[dict[str, Any]]:
+    """The runs that are kept."""
+    return [json.loads(line) for line in pool.read_text().splitlines()] if pool.exists() else []
+
+
+def pairings(count: int, wanted: int, order: random.Random) -> list[tuple[int, int]]:
+    """Different pairs of ``count`` runs, each run about equally often."""
+    pairs: set[tuple[int, int]] = set()
+    found: list[tuple[int, int]] = []
+    while len(found) < wanted:
+        shuffled = order.sample(range(count), count // 2 * 2)
+        for one, other in zip(shuffled[::2], shuffled[1::2], strict=True):
+            pair = (min(one, other), max(one, other))
+            if pair not in pairs and len(found) < wanted:
+                pairs.add(pair)
+                found.append((one, other))
+    return found
+
+
+def share(hits: Sequence[bool], members: Sequence[tuple[int, int]], runs: int) -> str:
+    """The share of pairs, with an interval by a bootstrap over the runs that are in them."""
+    rng, flags, pairs = np.random.default_rng(0), np.array(hits, float), np.array(members)
+    rates = []
+    for _ in range(2000):
+        often = np.bincount(rng.integers(0, runs, runs), minlength=runs)
+        weights = often[pairs[:, 0]] * often[pairs[:, 1]]
+        if weights.sum():
+            rates.append((flags * weights).sum() / weights.sum())
+    low, high = np.percentile(rates, [2.5, 97.5])
+    count = int(flags.sum())
+    return f"{count} of {len(flags)} = {flags.mean():.1%} [{low:.1%}, {high:.1%}]"
+
+
+def judge(found: Sequence[dict[str, Any]]) -> None:
+    """Compare and print."""
+    same, slower = ([one for one in found if one["kind"] == kind] for kind in ("same", "slower"))
+    sides = [Rounds(one["median"], one["rounds"]) for one in [*same, *slower]]
+    medians = [np.log([one["median"] for one in each]) for each in (same, slower)]
+    scatter = np.mean([np.var(np.log(one["rounds"]), ddof=1) for one in found])
+    loads = [one["load"] for one in found]
+    say(
+        f"{len(same)} runs of {np.exp(np.median(medians[0])):.2f} ms, {len(slower)} of "
+        f"x{np.exp(np.median(medians[1]) - np.median(medians[0])):.3f}; "
+        f"clean {sum(one['clean'] for one in found)}; load {min(loads):.1f} to {max(loads):.1f}; "
+        f"standard deviation of rounds {np.sqrt(scatter):.2%}, of runs "
+        f"{np.sqrt(np.mean([m.var(ddof=1) for m in medians])):.2%}"
+    )
+    order = random.Random(1)
+    equal = pairings(len(same), min(PAIRS, len(same) * (len(same) - 1) // 2), order)
+    flagged = [latency_difference(sides[i], sides[j]).verdict != "same" for i, j in equal]
+    say(f"equal, flagged:  {share(flagged, equal, len(same))}")
+    every = [(i, len(same) + j) for i in range(len(same)) for j in range(len(slower))]
+    planted = order.sample(every, min(PAIRS, len(every)))
+    seen = [latency_difference(sides[i], sides[j]).verdict == "worse" for i, j in planted]
+    say(f"planted, found:  {share(seen, planted, len(sides))}")
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=60, help="of the network; half of the slower")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="so many as take about 5 ms")
+    parser.add_argument("--pool", type=Path, help="keep the runs here, and go on with them")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        pool = arguments.pool or Path(name) / "pool.jsonl"
+        measure(arguments.runs, pool, arguments.layers)
+        judge(load(pool))
+
+
+if __name__ == "__main__":
+    main()
