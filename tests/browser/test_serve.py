@@ -1,4 +1,4 @@
-"""The server's pages in a real Chromium: what a team sees and does, and that nothing else happens."""
+"""The server's pages in a real Chromium: what a team sees and does, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ STEPS = [
     Step("convert", "convert", "convert to <b>tflite</b>", needs=("model",)),
     Step("profile:pi4", "profile", "measure on pi4", needs=("convert",), device="pi4"),
 ]
-PLACES = ("/", "/runs/last", "/targets", "/compare?base=last~1&new=last", "/boards", "/sign-in")
+RUN, BEFORE = "20261114-040500-000e", "20261113-040500-000d"
+PLACES = (
+    "/",
+    f"/runs/{RUN}",
+    "/targets",
+    f"/compare?base={BEFORE}&new={RUN}",
+    "/boards",
+    "/sign-in",
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,9 @@ def served(library_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "WHERRY_CONFIG": str(folder),
     }
     command = [sys.executable, "-m", "wherry", "serve", "--port=0", f"--token-file={token}"]
-    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True
+    )
     try:
         line = process.stdout.readline()
         assert " at http://127.0.0.1:" in line
@@ -135,7 +145,9 @@ def test_a_run_in_progress_appears_goes_on_and_ends_in_its_report(opened, served
         page.get_by_text("round 1 of 3").wait_for()
         assert page.get_by_text("it measures on pi4").is_visible()
         with Records.open(f"sqlite:///{library_home}/records.db") as records:
-            record = record_of(result_of(), run_id=run_id, started="2026-12-01T04:05:00+00:00")
+            record = record_of(
+                result_of(pareto=True), run_id=run_id, started="2026-12-01T04:05:00+00:00"
+            )
             records.save(timed(record))
         writer.end(KEPT)
     page.wait_for_selector("#pareto-chart svg")
@@ -175,7 +187,7 @@ def test_axe_finds_nothing_serious(opened, served, target, look):
     serious = []
     for place in (*PLACES, target):
         page = one.visit(served, place)
-        if place in {"/runs/last", target}:
+        if place in {f"/runs/{RUN}", target}:
             page.wait_for_selector(".chart svg path")
         serious += [
             (place, each["id"], each["nodes"][0]["html"][:200])
@@ -187,7 +199,8 @@ def test_axe_finds_nothing_serious(opened, served, target, look):
 
 def test_a_phone_never_scrolls_sideways(opened, served, target):
     one = opened(390, 844, has_touch=True)
-    for place in (*PLACES, target):
+    hostile = page_records.hostile().values["run_id"]
+    for place in (*PLACES, target, f"/compare?base={hostile}&new={hostile}"):
         page = one.visit(served, place)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
@@ -196,7 +209,13 @@ def test_a_phone_never_scrolls_sideways(opened, served, target):
 def test_hostile_names_do_no_harm(opened, served):
     run_id = page_records.hostile().values["run_id"]
     one = opened()
-    for place in ("/", f"/runs/{run_id}", "/targets", f"/compare?base={run_id}&new={run_id}", "/boards"):
+    for place in (
+        "/",
+        f"/runs/{run_id}",
+        "/targets",
+        f"/compare?base={run_id}&new={run_id}",
+        "/boards",
+    ):
         page = one.visit(served, place)
         page.wait_for_timeout(300)
         assert page.evaluate("window.harmed") is None, place

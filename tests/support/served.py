@@ -36,6 +36,6 @@ def days(records: Records, count: int, **changes: object) -> list[str]:
     for day in range(1, count + 1):
         run_id = f"202611{day:02}-040500-{day:04x}"
         values = {"started": f"2026-11-{day:02}T04:05:00+00:00", "run_id": run_id, **changes}
-        records.save(timed(record_of(result_of(ms=float(day)), **values), seed=day))
+        records.save(timed(record_of(result_of(ms=float(day), pareto=True), **values), seed=day))
         ids.append(run_id)
     return ids

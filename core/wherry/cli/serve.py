@@ -60,7 +60,11 @@ def serve(
 @click.command(name="serve", short_help="Serve the team's page.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=PORT,
+    show_default=True,
+    help="0: any free one.",
 )
 @click.option(
     "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name of this server."
@@ -82,6 +86,4 @@ def command(host: str, port: int, allow_hosts: tuple[str, ...], token_file: Path
     def ready(address: str) -> None:
         click.echo(f"The records are at {address} (Ctrl-C ends this)")
 
-    serve(
-        host=host, port=port, allow_hosts=allow_hosts, token_file=token_file, on_ready=ready
-    )
+    serve(host=host, port=port, allow_hosts=allow_hosts, token_file=token_file, on_ready=ready)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from collections.abc import Callable, Collection
@@ -69,7 +68,9 @@ def _routes() -> list[Route]:
         Route("/api/live", _answer(views.live)),
         Route("/api/live/{run}", _answer(lambda site, _query, run: views.live_run(site, run))),
         Route("/api/targets", _answer(views.targets)),
-        Route("/api/targets/{key}", _answer(lambda site, query, key: views.trend(site, key, query))),
+        Route(
+            "/api/targets/{key}", _answer(lambda site, query, key: views.trend(site, key, query))
+        ),
         Route("/api/compare", _answer(views.compare)),
         Route("/api/boards", _answer(views.boards)),
         Route("/api/boards/{name}/probe", _api_probe, methods=["POST"]),
@@ -305,7 +306,12 @@ def _problem(request: Request, error: Exception) -> Response:
         values = {"error": message, "remedy": remedy}
         return JSONResponse(values, status, headers=headers)
     found = pages.html(
-        request, "problem.html", status=status, code=status, message=one_line(message), remedy=remedy
+        request,
+        "problem.html",
+        status=status,
+        code=status,
+        message=one_line(message),
+        remedy=remedy,
     )
     found.headers.update(headers or {})
     return found

@@ -83,7 +83,10 @@ class Guarded:
         """The status and the words for a request that is not to be answered."""
         host = headers.get("host", "")
         if not self._is_ours(host):
-            return 400, "This server is not called so. `wherry serve --allow-host NAME` allows it.\n"
+            return (
+                400,
+                "This server is not called so. `wherry serve --allow-host NAME` allows it.\n",
+            )
         if method in _SAFE:
             return None
         origin = headers.get("origin")

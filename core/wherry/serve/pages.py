@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from wherry.serve.site import Site
 
 _ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1 -4 28 28"><path d="M1 12h24l-4 6H6z" '
-    'fill="#56606b"/><path d="M12 1v9H4z" fill="#0b62c4"/><path d="M14 3v7h7z" fill="#9fabb6"/></svg>'
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1 -4 28 28">'
+    '<path d="M1 12h24l-4 6H6z" fill="#56606b"/><path d="M12 1v9H4z" fill="#0b62c4"/>'
+    '<path d="M14 3v7h7z" fill="#9fabb6"/></svg>'
 )
 _JAVASCRIPT, _CSS = "text/javascript; charset=utf-8", "text/css; charset=utf-8"
 
@@ -141,16 +142,16 @@ def report(request: Request, record: RunRecord, *, before: str | None) -> Respon
     data, names = parts(record)
     keys = [(each["name"], target_key(each)) for each in record.values["results"]]
     scripts = ("charts.js", "report.js")
-    return html(request, "run.html", data=data, scripts=scripts, targets=keys, before=before, **names)
+    return html(
+        request, "run.html", data=data, scripts=scripts, targets=keys, before=before, **names
+    )
 
 
 def trend(request: Request, found: Mapping[str, Any], query: Mapping[str, str]) -> Response:
     """A figure of a target over time."""
     metric = found["metric"]
     unit = {"latency.median_ms": "ms", "energy_mj": "mJ"}.get(metric, "")
-    points = [
-        {**point, "text": _figure_text(metric, point["value"])} for point in found["points"]
-    ]
+    points = [{**point, "text": _figure_text(metric, point["value"])} for point in found["points"]]
     rows = []
     last = None
     for point in points:

@@ -1,4 +1,4 @@
-"""What the pages are made of: the records, this machine's home and inventory, and who has the token."""
+"""What the pages are made of: the records, this machine's home and inventory, the token."""
 
 from __future__ import annotations
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
-from wherry.errors import UsageError
-
 if TYPE_CHECKING:
     from wherry.records.database import Point
     from wherry.records.progress import Progress

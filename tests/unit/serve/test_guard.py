@@ -45,7 +45,8 @@ def test_a_request_to_us_is_answered(client_of, host):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8420", "", "[::1", "1"]
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8420", "", "[::1", "1"],
 )
 def test_a_request_to_another_name_is_refused(client, host):
     for address in ("/", "/api/runs", "/static/0/style.css"):
@@ -91,7 +92,12 @@ def test_hostile_queries_are_only_text(client, run_id):
     for address in ("/", "/targets", "/compare", f"/runs/{run_id}", "/nothing", "/runs/x"):
         for name in ("tag", "manifest", "device", "base", "new", "since", "metric"):
             text = client.get(address, params={name: HOSTILE}).text
-            import re as R; print([text[max(0,m.start()-300):m.start()+80] for m in R.finditer("<img",text)][:2])
+
+            print(
+                [text[max(0, m.start() - 300) : m.start() + 80] for m in R.finditer("<img", text)][
+                    :2
+                ]
+            )
     assert "<img" not in text and "<script>window" not in text
 
 
@@ -107,7 +113,9 @@ def test_without_a_token_nothing_can_be_changed(client, site, run_id, records):
     assert records.find(run_id) == run_id
 
 
-@pytest.mark.parametrize("shown", ["", "mistaken", TOKEN[:-1], f"{TOKEN}x", TOKEN.upper(), "\udce9é"])
+@pytest.mark.parametrize(
+    "shown", ["", "mistaken", TOKEN[:-1], f"{TOKEN}x", TOKEN.upper(), "\udce9é"]
+)
 def test_another_token_opens_nothing(client, run_id, records, shown, caplog):
     answer = client.post("/sign-in", content=f"token={shown}".encode("utf-8", "surrogateescape"))
     assert answer.status_code == 403 and COOKIE not in answer.cookies

@@ -160,7 +160,9 @@ def test_boards_are_those_of_the_inventory_and_of_the_records(client, make, reco
 
 def test_files_may_be_kept_and_their_address_changes_with_them(client):
     found = page(client.get("/"))
-    addresses = [a.get("src") or a.get("href") for tag, a in found.tags if tag in {"script", "link"}]
+    addresses = [
+        a.get("src") or a.get("href") for tag, a in found.tags if tag in {"script", "link"}
+    ]
     for address in filter(None, addresses):
         answer = client.get(address)
         assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
