@@ -92,13 +92,7 @@ def test_hostile_queries_are_only_text(client, run_id):
     for address in ("/", "/targets", "/compare", f"/runs/{run_id}", "/nothing", "/runs/x"):
         for name in ("tag", "manifest", "device", "base", "new", "since", "metric"):
             text = client.get(address, params={name: HOSTILE}).text
-
-            print(
-                [text[max(0, m.start() - 300) : m.start() + 80] for m in R.finditer("<img", text)][
-                    :2
-                ]
-            )
-    assert "<img" not in text and "<script>window" not in text
+            assert "<img" not in text and "<script>window" not in text
 
 
 def test_without_a_token_nothing_can_be_changed(client, site, run_id, records):
