@@ -152,7 +152,7 @@ def boards(site: Site, _query: Query) -> Values:
     for run in site.live():
         for device in run.devices:
             holders.setdefault(device, []).append(run.run_id)
-    known = [
+    known: list[Values] = [
         {"name": name, "transport": spec.transport, "tags": list(spec.tags),
          "location": inventory.location(name)}
         for name, spec in inventory.devices.items()
