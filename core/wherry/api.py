@@ -24,7 +24,7 @@ from wherry.cli.doctor import doctor
 from wherry.cli.init import init
 from wherry.cli.plan import plan
 from wherry.cli.plugins import plugins_list, plugins_operators
-from wherry.cli.report import report
+from wherry.cli.report import report, report_track
 from wherry.cli.run import run
 from wherry.cli.schema import schema
 
@@ -51,6 +51,7 @@ __all__ = [
     "plugins_list",
     "plugins_operators",
     "report",
+    "report_track",
     "run",
     "schema",
 ]
