@@ -24,7 +24,14 @@ from wherry.cli.doctor import doctor
 from wherry.cli.init import init
 from wherry.cli.plan import plan
 from wherry.cli.plugins import plugins_list, plugins_operators
-from wherry.cli.report import report
+from wherry.cli.records import (
+    records_delete,
+    records_export,
+    records_import,
+    records_prune,
+    records_verify,
+)
+from wherry.cli.report import report, report_track
 from wherry.cli.run import run
 from wherry.cli.schema import schema
 from wherry.cli.serve import serve
@@ -51,7 +58,13 @@ __all__ = [
     "plan",
     "plugins_list",
     "plugins_operators",
+    "records_delete",
+    "records_export",
+    "records_import",
+    "records_prune",
+    "records_verify",
     "report",
+    "report_track",
     "run",
     "schema",
     "serve",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from wherry.passes import Pass, PassStep
     from wherry.reports import Report
     from wherry.target import Backend, Target
+    from wherry.trackers import Tracker
     from wherry.zoo import ZooModel
 
 hookspec = pluggy.HookspecMarker("wherry")
@@ -225,6 +226,35 @@ def wherry_reports() -> Iterable[Report]:
         @hookimpl
         def wherry_reports():
             yield Report(name="plain", description="a line a target", render=render, suffix=".txt")
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def wherry_trackers() -> Iterable[Tracker]:
+    """Yield the trackers that can be told of a finished run. Called once, when the host starts.
+
+    Example::
+
+        from pathlib import Path
+
+        from pydantic import BaseModel, ConfigDict, Field
+
+        from wherry.hookspecs import hookimpl
+        from wherry.trackers import Tracker
+
+        class Parameters(BaseModel):
+            model_config = ConfigDict(extra="forbid", frozen=True)
+            file: str = Field(default="runs.txt", description="takes a line a run")
+
+        def log(parameters, tracked):
+            with Path(parameters.file).open("a", encoding="utf-8") as stream:
+                stream.write(tracked.record.values["run_id"] + chr(10))
+            return parameters.file
+
+        @hookimpl
+        def wherry_trackers():
+            yield Tracker(name="lines", description="a text", parameters=Parameters, log=log)
     """
     raise NotImplementedError
 

@@ -19,9 +19,9 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +42,7 @@ from wherry.model import Model
 from wherry.passes import Pass, PassStep
 from wherry.reports import Report
 from wherry.target import Backend, Target
+from wherry.trackers import Tracker
 from wherry.zoo import ZooModel
 
 KINDS: Mapping[str, type] = {
@@ -52,6 +53,7 @@ KINDS: Mapping[str, type] = {
     "metrics": MetricKind,
     "reports": Report,
     "models": ZooModel,
+    "trackers": Tracker,
     "commands": click.Command,
 }
 """What plugins provide: ``wherry_<kind>`` is the hook that yields descriptors of the type."""
@@ -87,6 +89,7 @@ class Host:
         metrics: what is said of outputs.
         reports: forms of a report.
         models: network designs.
+        trackers: who can be told of a finished run.
         plugins: those in use, in the order of loading.
         skipped: those that are not, and why.
     """
@@ -99,6 +102,7 @@ class Host:
         self.metrics: dict[str, MetricKind] = {}
         self.reports: dict[str, Report] = {}
         self.models: dict[str, ZooModel] = {}
+        self.trackers: dict[str, Tracker] = {}
         self.plugins: list[PluginInfo] = []
         self.skipped: list[SkippedPlugin] = []
         self._objects: dict[PluginInfo, object] = {}
@@ -134,10 +138,11 @@ class Host:
             hooktrace.trace(host._manager)
         for info, entry in selected_plugins(plugins):
             if builtins or not info.own:
-                host._add(info, entry)
+                host._add(info, entry.load)
         for given in extra:
             name = getattr(given, "__name__", type(given).__name__)
-            host._add(PluginInfo(name, None, None, getattr(given, "__module__", name)), given)
+            module = getattr(given, "__module__", name)
+            host._add(PluginInfo(name, None, None, module), partial(_itself, given))
         host._refuse_two_defaults()
         host._manager.register(_Guard(host))  # the last one, so that it wraps innermost
         return host
@@ -329,13 +334,13 @@ class Host:
 
     # Loading
 
-    def _add(self, info: PluginInfo, given: object) -> None:
+    def _add(self, info: PluginInfo, load: Callable[[], object]) -> None:
         """Import, register and ask one plugin; of a broken one nothing stays."""
         key = f"{info.name} ({info.distribution or 'extra'} {len(self._objects)})"
         try:
             if info in self._objects:
                 raise PluginError("a plugin of this name is loaded already")
-            plugin = given.load() if isinstance(given, EntryPoint) else given
+            plugin = load()
             self._manager.register(plugin, key)
             self._check_hooks(plugin)
             provided = {kind: self._ask(plugin, kind) for kind in KINDS if kind != "commands"}
@@ -419,6 +424,11 @@ class Host:
 _CHOOSE = (
     "Uninstall one, or name in WHERRY_PLUGINS those that shall be loaded besides wherry's own."
 )
+
+
+def _itself(given: object) -> object:
+    """A plugin that need not be loaded."""
+    return given
 
 
 class _Guard:

@@ -92,6 +92,7 @@ def wherry_backends() -> Iterable[Backend]:
         precisions=("fp32", "fp16", "int8"),
         options=NcnnOptions,
         runner=HERE / "runner.py",
+        examples=(HERE / "example.cpp",),
         runtime=RUNTIMES,
         converter=CONVERTER,
         artifact_format="ncnn",

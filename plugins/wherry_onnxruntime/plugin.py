@@ -100,6 +100,7 @@ def wherry_backends() -> Iterable[Backend]:
         precisions=("fp32", "fp16", "int8"),
         options=OnnxruntimeOptions,
         runner=HERE / "runner.py",
+        examples=(HERE / "example.cpp",),
         runtime=RUNTIMES,
         converter=None,
         artifact_format="onnx",

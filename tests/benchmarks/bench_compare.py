@@ -14,6 +14,9 @@ order among them. Then runs are compared as ``wherry compare --allow not-clean``
 
 Each run is in several pairs. So the intervals of 95 % are by a bootstrap over the runs, not over
 the pairs. ``--pool FILE`` keeps the runs: what is there is not measured again.
+
+``--simulate`` measures nothing: it prints the rates for drawn runs of five rounds, whose shifts are
+as large as what their rounds differ by (1000 comparisons each; half a minute).
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ def measure(runs: int, pool: Path, layers: int) -> None:
         folder = Path(name)
         home = folder / "home"
         home.mkdir()
-        os.environ["WHERRY_HOME"] = str(home)
+        os.environ |= {"WHERRY_HOME": str(home), "WHERRY_CONFIG": str(folder / "config")}
+        os.environ.pop("WHERRY_RECORDS", None)  # these runs are not the user's
         if shared := os.environ.get("WHERRY_TEST_ENVIRONMENTS"):
             (home / "environments").symlink_to(shared)
         for kind, count in (("same", layers), ("slower", layers + layers * MORE // LAYERS)):
@@ -140,13 +144,40 @@ def judge(found: Sequence[dict[str, Any]]) -> None:
     say(f"planted, found:  {share(seen, planted, len(sides))}")
 
 
+def simulate() -> None:
+    """Rates for runs and rounds that are normal with one standard deviation."""
+    rng = np.random.default_rng(0)
+
+    def drawn(scatter: float, change: float) -> Rounds:
+        logs = np.log1p(change) + scatter * (rng.normal() + rng.normal(size=5))
+        return Rounds(float(np.exp(np.median(logs))), np.exp(logs).tolist())
+
+    for scatter in (0.003, 0.005, 0.0075, 0.01, 0.02):
+        rates = []
+        for change, verdicts in ((0.0, {"better", "worse"}), (0.05, {"worse"})):
+            found = [
+                latency_difference(drawn(scatter, 0), drawn(scatter, change)).verdict in verdicts
+                for _ in range(1000)
+            ]
+            rates.append(np.mean(found))
+        say(f"rounds differ by {scatter:.2%}: flagged {rates[0]:.1%}, 5 % found {rates[1]:.1%}")
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=60, help="of the network; half of the slower")
+    parser.add_argument(
+        "--runs", type=int, default=60, help="of the network; half as many of the slower"
+    )
     parser.add_argument("--layers", type=int, default=LAYERS, help="so many as take about 5 ms")
     parser.add_argument("--pool", type=Path, help="keep the runs here, and go on with them")
+    parser.add_argument("--simulate", action="store_true", help="draw runs, measure nothing")
     arguments = parser.parse_args()
+    if arguments.runs < 4:
+        parser.error("--runs: 4 at least")
+    if arguments.simulate:
+        simulate()
+        return
     with tempfile.TemporaryDirectory() as name:
         pool = arguments.pool or Path(name) / "pool.jsonl"
         measure(arguments.runs, pool, arguments.layers)

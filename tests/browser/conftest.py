@@ -46,6 +46,7 @@ def file_of(library_home: Path, tmp_path_factory: pytest.TempPathFactory):
     from wherry.reports import html
     from wherry.reports.page import charts
 
+    pytest.importorskip("vl_convert", reason="the extra report is not installed")
     folder = tmp_path_factory.mktemp("pages")
 
     def make(name: str) -> Path:
@@ -106,7 +107,7 @@ def opened(browser: sync_api.Browser) -> Iterator[Callable[..., Opened]]:
 
     def make(width: int = 1400, height: int = 900, **options) -> Opened:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         pages.append(Opened(context.new_page()))
         return pages[-1]

@@ -29,10 +29,11 @@ class Server:
         port: names the socket.
     """
 
-    def __init__(self, programs: Path, folder: Path, port: int = 5432) -> None:
+    def __init__(self, programs: Path, folder: Path, *, durable: bool) -> None:
         self._programs = programs
+        self._durable = durable
         self.folder = folder
-        self.port = port
+        self.port = 5432
 
     def url(self, database: str, user: str = "wherry", more: str = "") -> str:
         """Of one of its databases."""
@@ -50,10 +51,9 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = (
-            f"-k {self.folder} -p {self.port} -c listen_addresses='' -c fsync=off "
-            "-c full_page_writes=off -c shared_buffers=64MB -c max_connections=60"
-        )
+        options = f"-k {self.folder} -p {self.port} -c listen_addresses=''"
+        if not self._durable:
+            options += " -c fsync=off -c full_page_writes=off"
         self._control("start", "-w", "-t", "60", "-l", str(self.folder / "log"), "-o", options)
 
     def stop(self) -> None:
@@ -76,8 +76,13 @@ def as_owner() -> list[str]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Server]:
-    """A fresh server whose files are in ``folder``, an empty one with a short path."""
+def running(folder: Path, *, durable: bool = False) -> Iterator[Server]:
+    """A fresh server whose files are in ``folder``, an empty one with a short path.
+
+    Args:
+        folder: of nobody else.
+        durable: it waits for the disk, as servers do by themselves.
+    """
     programs = find_programs()
     assert programs is not None
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +98,7 @@ def running(folder: Path) -> Iterator[Server]:
         capture_output=True,
         cwd="/",
     )  # fmt: skip
-    server = Server(programs, folder)
+    server = Server(programs, folder, durable=durable)
     server.start()
     try:
         yield server

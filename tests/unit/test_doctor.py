@@ -55,8 +55,9 @@ def look(**options):
 def test_a_sound_machine_has_no_problem(tmp_path):
     checks = look(host=host_with())
     assert {check["status"] for check in checks.values()} == {"ok"}
-    assert checks.keys() == {"python", "machine", "uv", "home", "disk", "plugins"}
+    assert checks.keys() == {"python", "machine", "uv", "home", "disk", "records", "plugins"}
     assert str(tmp_path / "home") in checks["home"]["found"]
+    assert checks["records"]["found"] == f"sqlite:///{tmp_path}/home/records.db: 0 runs"
     assert checks["uv"]["found"].startswith("uv ")
 
 

@@ -393,3 +393,15 @@ def test_two_verbs_of_one_name_are_refused():
     host = load(plugins=(), extra=extra)
     with pytest.raises(PluginError, match=r"two plugins provide the verb 'go': 'one'.*and 'two'"):
         host.commands()
+
+
+def test_entry_points_of_another_class_than_the_standard_librarys_are_loaded(monkeypatch):
+    """The package importlib_metadata, which MLflow imports, puts its own into their place."""
+
+    class EntryPoint:
+        def load(self):
+            return plugin(wherry_backends=lambda: [backend("mine")])
+
+    info = PluginInfo("mine", "mine", "1.0", "mine")
+    monkeypatch.setattr("wherry.host.selected_plugins", lambda plugins: [(info, EntryPoint())])
+    assert load().backends.keys() == {"mine"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wherry.cli.ages import Age
 from wherry.cli.sizes import Size
 from wherry.errors import StoreError
 from wherry.home import home
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _UNUSED = timedelta(days=30)
 _SHOWN_DIGITS = 12
 _SHOWN_CHARS = 60
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def cache_list(kind: str | None = None) -> list[dict[str, Any]]:
@@ -165,20 +165,6 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 # The command line
 
 
-class _Age(click.ParamType[timedelta]):
-    """``30d``: a number and a unit."""
-
-    name = "age"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", str(value).strip().lower())
-        if match is None:
-            self.fail(f"{value!r} is no age; write 12h, 30d or 2w", param, ctx)
-        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-
-
 @click.group(name="cache", short_help="Look into the store and tidy it.")
 def command() -> None:
     """Look into the store and tidy it.
@@ -269,7 +255,7 @@ def explain_(key: str, as_json: bool) -> None:
 
 
 @command.command(name="gc")
-@click.option("--max-age", type=_Age(), metavar="AGE", help="Unused for longer goes: 12h, 30d, 2w.")
+@click.option("--max-age", type=Age(), metavar="AGE", help="Unused for longer goes: 12h, 30d, 2w.")
 @click.option("--max-size", type=Size(), metavar="SIZE", help="Of all entries: 500MB, 5GB.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @_json_option

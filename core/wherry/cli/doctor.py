@@ -70,6 +70,8 @@ def doctor(
 
     checks = [*_machine(), *_home()]
     usable = all(check.status == "ok" for check in checks if check.name in {"uv", "home"})
+    if usable:
+        checks += _records()
     plugins, host = _plugins(host)
     checks += plugins
     if host is not None and usable:
@@ -124,6 +126,18 @@ def _home() -> Iterable[Check]:
         yield Check("disk", "problem", f"{_size(free)} free", remedy)
     else:
         yield Check("disk", "ok", f"{_size(free)} free")
+
+
+def _records() -> Iterable[Check]:
+    from wherry.records.database import Records
+
+    try:
+        with Records.open() as records:
+            count = len(records.runs())
+            yield Check("records", "ok", f"{records.where}: {count} run{'' if count == 1 else 's'}")
+    except WherryError as error:
+        words = f"{error.where}: {error.message}" if error.where else error.message
+        yield Check("records", "problem", words, error.remedy)
 
 
 def _plugins(host: Host | None) -> tuple[list[Check], Host | None]:

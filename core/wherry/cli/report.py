@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wherry.errors import UsageError
+from wherry.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from wherry.host import Host
     from wherry.reports import Report, RunRecord
 
 
@@ -30,26 +31,68 @@ def report(run: str = "last") -> RunRecord:
         return records.load(run)
 
 
+def report_track(tracker: str, run: str = "last", host: Host | None = None) -> str:
+    """Tell a tracker of a kept run, as when it could not be reached at the run's end.
+
+    Args:
+        tracker: its name; its parameters are the defaults.
+        run: see `report`.
+        host: the loaded plugins; None: load them.
+
+    Returns:
+        Where the run can be seen there, in words.
+
+    Raises:
+        UsageError: there is no such run or tracker.
+        RunFailed: the tracker failed; why is in the text.
+    """
+    from wherry.host import Host
+    from wherry.trackers import track, wanted
+
+    host = host or Host.load()
+    trackers = wanted([tracker], {}, host)
+    said: list[str] = []
+    found = track(report(run), trackers, host, tell=lambda _text: None, warn=said.append)
+    where = found[tracker]
+    if where is None:
+        raise RunFailed(" ".join(said))
+    return where
+
+
 @click.command(name="report", short_help="Show or convert the report of a run.")
 @click.argument("run", required=False)
 @click.option("--format", "form", metavar="FORM", help="json, html, markdown, csv, junit, ...")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout."
 )
+@click.option(
+    "--track",
+    metavar="NAME",
+    help="Tell a tracker of the run, with its settings in the environment.",
+)
 @click.option("--list", "listing", is_flag=True, help="List the runs instead.")
 @click.option("--limit", type=click.IntRange(min=1), help="Of the list: the newest so many.")
+@click.option(
+    "--blame",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="Of `debug layers --json`, for the HTML report; again for more targets.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the report, or the list.")
 def command(
     run: str | None,
     form: str | None,
     output: Path | None,
+    track: str | None,
     listing: bool,
     limit: int | None,
+    blame: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Show RUN (an id, a tag, last, last~1, ...; default: last), or write it in another form."""
     if listing:
-        if run or form or output:
+        if run or form or output or track:
             raise UsageError(
                 "--list shows the runs, in one form",
                 remedy="Give nothing beside it but --limit and --json.",
@@ -58,10 +101,20 @@ def command(
         return
     if limit is not None:
         raise UsageError("--limit is of the list", remedy="Give --list with it.")
+    if track is not None:
+        if form or output or as_json:
+            raise UsageError("--track tells a tracker alone", remedy="Give no form beside it.")
+        where = report_track(track, run or "last")
+        click.echo(f"{track}: {where}")
+        return
     if as_json:
         if form not in {None, "json"}:
             raise UsageError(f"--json and --format {form} ask for two forms", remedy="Give one.")
         form = "json"
+    if blame and form != "html" and not (form is None and output and output.suffix == ".html"):
+        raise UsageError(
+            "--blame is of the HTML report", remedy="Write one: `wherry report RUN -o FILE.html`."
+        )
     if form is None and output is None:
         from rich.console import Console
 
@@ -75,6 +128,10 @@ def command(
     forms = Host.load().reports
     name = _form(form, output, forms)
     record = report(run or "last")
+    if blame:
+        from wherry.reports.blame import with_blame
+
+        record = with_blame(record, blame)
     if output is None:
         made = forms[name].render(record)
         if isinstance(made, bytes) and sys.stdout.isatty():

@@ -29,6 +29,7 @@ def run(
     jobs: int | None = None,
     remeasure: bool = False,
     tag: str | None = None,
+    track: Sequence[str] = (),
     outputs: Mapping[str, Path] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> RunRecord:
@@ -43,6 +44,8 @@ def run(
         jobs: how many steps at once on the host; None: the cores at hand. Boards do not count.
         remeasure: take everything from the store but the measurements.
         tag: a name for this run; None: that of the run that it goes on with, if it had one.
+        track: trackers that are told of the run, beside the manifest's; one that fails is a
+            warning in the log.
         outputs: a report's form to the file that it is written to.
         on_event: told of every step's progress.
 
@@ -52,25 +55,33 @@ def run(
     """
     from wherry.execute import UnkeptError, execute
     from wherry.records.naming import check_tag
+    from wherry.trackers import track as tell_trackers
+    from wherry.trackers import wanted
 
     check_folders(outputs or {})
     if tag is not None:
         check_tag(tag)
     prepared = _prepare(manifest, continue_, sets, remeasure)
-    reports = prepared.services.host.reports
-    for form in outputs or {}:
-        if form not in reports:
-            prepared.services.release()
-            raise UsageError(
-                f"there is no form of a report named {form!r}",
-                remedy=f"There are {', '.join(sorted(reports))}.",
-            )
+    host = prepared.services.host
+    reports = host.reports
+    try:
+        for form in outputs or {}:
+            if form not in reports:
+                raise UsageError(
+                    f"there is no form of a report named {form!r}",
+                    remedy=f"There are {', '.join(sorted(reports))}.",
+                )
+        trackers = wanted(track, prepared.services.manifest.track, host)
+    except UsageError:
+        prepared.services.release()
+        raise
     try:
         record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
     except UnkeptError as error:
         write_reports(error.record, outputs or {}, reports)
         raise
     write_reports(record, outputs or {}, reports)
+    tell_trackers(record, trackers, host, tell=_log.info, warn=_log.warning)
     return record
 
 
@@ -155,6 +166,9 @@ def write_file(made: str | bytes, path: Path, form: str, remedy: str) -> None:
 )
 @click.option("--remeasure", is_flag=True, help="Take all but the measurements from the store.")
 @click.option("--tag", help="A name for this run.")
+@click.option(
+    "--track", multiple=True, metavar="NAME", help="Tell a tracker of the run: mlflow, ..."
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no table.")
 @click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="Write JSON.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write HTML.")
@@ -170,6 +184,7 @@ def command(
     jobs: int | None,
     remeasure: bool,
     tag: str | None,
+    track: tuple[str, ...],
     quiet: bool,
     github: bool,
     **files: Path | None,
@@ -186,6 +201,8 @@ def command(
     from wherry.records.naming import check_tag
     from wherry.reports import github as annotations
     from wherry.reports.terminal import print_record
+    from wherry.trackers import track as tell_trackers
+    from wherry.trackers import wanted
 
     outputs = {form: path for form, path in files.items() if path is not None}
     check_folders(outputs)
@@ -199,14 +216,21 @@ def command(
     unkept: UnkeptError | None = None
     with annotations.unheard() if github else nullcontext():
         prepared = _prepare(manifest, continue_, sets, remeasure, tell)
+        host = prepared.services.host
+        try:
+            trackers = wanted(track, prepared.services.manifest.track, host)
+        except UsageError:
+            prepared.services.release()
+            raise
         with progress_display(prepared.plan, errors) as on_event:
             try:
                 record = execute(prepared, jobs=jobs, tag=tag, on_event=on_event)
             except UnkeptError as error:
                 record, unkept = error.record, error
-        write_reports(record, outputs, prepared.services.host.reports)
+        write_reports(record, outputs, host.reports)
         if not quiet:
             print_record(record, Console())
+    tell_trackers(record, trackers, host, tell=tell, warn=_log.warning)
     if github:
         for line in annotations.run_annotations(record):
             click.echo(line)

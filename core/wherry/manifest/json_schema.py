@@ -53,6 +53,7 @@ def manifest_schema(host: Host) -> Schema:
         **{f"pass {name}": known.parameters for name, known in host.passes.items()},
         **{f"dataset source {name}": known.parameters for name, known in host.datasets.items()},
         **{f"network design {name}": known.parameters for name, known in host.models.items()},
+        **{f"tracker {name}": known.parameters for name, known in host.trackers.items()},
     }
     for name, model in owned.items():
         try:
@@ -81,6 +82,7 @@ def manifest_schema(host: Host) -> Schema:
     composer.named(ZooForm, "name", {k: v.parameters for k, v in host.models.items()})
     composer.metrics()
     composer.variants()
+    composer.trackers()
     composer.top()
     root = definitions.pop(names[ManifestForm])
     definitions = {name: _substitutable(part) for name, part in definitions.items()}
@@ -168,6 +170,15 @@ class _Composer:
             "original": {"type": "array", "maxItems": 0, "description": "the model as it is"}
         }
         variants["additionalProperties"] = False
+
+    def trackers(self) -> None:
+        """Trackers, with their parameters."""
+        track = self.definition(ManifestForm)["properties"]["track"]
+        track["properties"] = {
+            name: {"anyOf": [{"$ref": f"#/$defs/{self.names[known.parameters]}"}, {"type": "null"}]}
+            for name, known in self.host.trackers.items()
+        }
+        track["additionalProperties"] = False
 
     def top(self) -> None:
         """What another file may bring need not be there."""

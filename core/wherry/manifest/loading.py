@@ -45,6 +45,8 @@ from wherry.passes import PassStep
 from wherry.target import ParityThreshold
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from wherry.host import Host
 
 S = TypeVar("S", bound=Section)
@@ -97,6 +99,7 @@ def load_manifest(
     measure = reader.section("measure", Measure)
     parity = reader.section("parity", Parity)
     limits = reader.section("limits", Limits)
+    track = reader.track()
     problems.check()
     return Manifest(
         path=path.absolute(),
@@ -121,6 +124,7 @@ def load_manifest(
             },
         ),
         limits=LimitsSection(limits.time_s, limits.memory_mb),
+        track=track,
         seed=seed,
         inventory=inventory,
         root=root,
@@ -202,6 +206,21 @@ class _Reader:
         node = self.top.get(key)
         made = validate(form, node, self.root, (key,), self.problems) if node else None
         return made or form()
+
+    def track(self) -> dict[str, BaseModel]:
+        """The trackers, with their parameters."""
+        found: dict[str, BaseModel] = {}
+        for name, node in self.entries("track").items():
+            if name not in self.host.trackers:
+                self.problems.add(
+                    node.place, f"unknown tracker {name!r}", suggest(name, self.host.trackers)
+                )
+                continue
+            form = self.host.trackers[name].parameters
+            made = validate(form, node, self.root, ("track", name), self.problems, empty=True)
+            if made is not None:
+                found[name] = made
+        return found
 
     def seed(self) -> int:
         """The plain number of the top."""
@@ -396,4 +415,5 @@ _CONTAINERS: Mapping[str, type] = {
     "targets": list,
     "exclude": list,
     "gates": list,
+    "track": dict,
 }

@@ -461,3 +461,6 @@ class ManifestForm(Seed):
     limits: Limits = Field(
         default_factory=Limits, description="time and memory that each tool may take"
     )
+    track: dict[str, Any] = Field(
+        default_factory=dict, description="trackers that are told of the run, with their parameters"
+    )

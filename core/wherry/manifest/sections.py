@@ -201,6 +201,7 @@ class Manifest:
         merged: the values after includes, the environment and overrides, JSON values.
         targets: all targets, in the order written.
         rows: (variant, target) for each line of the report, variants outermost.
+        track: trackers to be told of the run, with their parameters.
         inventory: the devices that the targets name, and others.
     """
 
@@ -220,6 +221,7 @@ class Manifest:
     measure: MeasureSettings
     parity: ParitySection
     limits: LimitsSection
+    track: Mapping[str, BaseModel]
     seed: int
     inventory: Inventory
     root: Node = field(repr=False, compare=False)

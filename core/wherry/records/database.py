@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,9 +12,9 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    RowMapping,
     Select,
     delete,
-    exists,
     func,
     insert,
     select,
@@ -22,18 +22,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from wherry.errors import StoreError
-from wherry.records.engine import open_engine, reading, writing
+from wherry.errors import StoreError, UsageError
+from wherry.records.engine import open_engine, reading, shrink, writing
 from wherry.records.naming import check_tag, find_run
 from wherry.records.place import Place, find_place
 from wherry.records.rows import (
     UNREADABLE,
     Rows,
     column_text,
+    key_text,
     record_digest,
     record_of,
     rows_of,
-    tag_column,
 )
 from wherry.records.tables import detail, result, run, samples
 from wherry.reports import RunRecord
@@ -289,12 +289,12 @@ class Records:
         columns = [run.c[name] for name in Summary.__slots__]
         wanted = select(*columns).order_by(run.c.started.desc(), run.c.id.desc()).limit(limit)
         if tag is not None:
-            wanted = wanted.where(run.c.tag == tag_column(tag))
+            wanted = wanted.where(run.c.tag == key_text(tag))
         if manifest is not None:
             wanted = wanted.where(_of_manifest(manifest))
         if device is not None:
-            of_run = (result.c.run == run.c.id) & (result.c.device == column_text(device))
-            wanted = wanted.where(exists().where(of_run))
+            of_device = select(result.c.run).where(result.c.device == key_text(device))
+            wanted = wanted.where(run.c.id.in_(of_device))
         if since is not None:
             wanted = wanted.where(run.c.started >= since)
         with reading(self._engine, self._place) as connection:
@@ -330,7 +330,7 @@ class Records:
         if target_key is not None:
             groups = groups.where(result.c.target_key == column_text(target_key))
         if device is not None:
-            groups = groups.where(result.c.device == column_text(device))
+            groups = groups.where(result.c.device == key_text(device))
         if manifest is not None:
             groups = groups.join(run, run.c.id == result.c.run).where(_of_manifest(manifest))
         group = groups.subquery()
@@ -377,7 +377,7 @@ class Records:
         wanted = (
             select(*head, result.c.status, value, *bounds, *tail, run.c.model)
             .join(run, run.c.id == result.c.run)
-            .where(result.c.target_key == target_key)
+            .where(result.c.target_key == column_text(target_key))
             .order_by(run.c.started.desc(), run.c.id.desc(), result.c.position)
             .limit(limit)
         )
@@ -387,7 +387,7 @@ class Records:
             rows = connection.execute(wanted).all()
         points = []
         for run_id, tag, started, status, found, low, high, *rest in reversed(rows):
-            figure = found if metric in _COLUMNS else found.get(metric)
+            figure = found if metric in _COLUMNS else found.get(column_text(metric))
             interval = (low, high) if metric == MEDIAN else (None, None)
             points.append(Point(run_id, tag, started, status, figure, *interval, *rest))
         return points
@@ -418,9 +418,83 @@ class Records:
         with writing(self._engine, self._place) as connection:
             deleted = 0
             for start in range(0, len(run_ids), _BATCH):
-                some = list(run_ids[start : start + _BATCH])
+                some = [column_text(each) for each in run_ids[start : start + _BATCH]]
                 deleted += connection.execute(delete(run).where(run.c.run_id.in_(some))).rowcount
+        if self._place.file is not None:  # PostgreSQL's own housekeeping does as much
+            shrink(self._engine, self._place)
         return deleted
+
+    def prune(
+        self,
+        *,
+        keep: int | None = None,
+        older_than: timedelta | None = None,
+        tagged: bool = False,
+        dry_run: bool = False,
+    ) -> list[Summary]:
+        """Delete old runs; gives them, the newest first.
+
+        Args:
+            keep: the newest so many stay, whatever their age; those with a tag are counted.
+            older_than: only runs that began longer ago go; None: all but those that stay.
+            tagged: runs with a tag go, too.
+            dry_run: only say which would go.
+
+        Raises:
+            UsageError: there is no limit at all.
+        """
+        if keep is None and older_than is None:
+            raise UsageError(
+                "without a limit all runs would be deleted",
+                remedy="Say how many stay (--keep), or which go (--older-than).",
+            )
+        found = self.runs()[keep or 0 :]
+        if older_than is not None:
+            oldest = datetime.now(UTC) - older_than
+            found = [each for each in found if each.started < oldest]
+        found = [each for each in found if tagged or each.tag is None]
+        if not dry_run:
+            self.delete([each.run_id for each in found])
+        return found
+
+    def verify(self) -> Iterator[tuple[str, str | None]]:
+        """Compare all of each run with its hash; yields its id, and what is wrong with it.
+
+        A run that was taken out, or changed together with its hash, is not found so.
+        """
+        with reading(self._engine, self._place) as connection:
+            oldest_first = select(run.c.run_id).order_by(run.c.started, run.c.id)
+            run_ids = connection.execute(oldest_first).scalars().all()
+        for run_id in run_ids:
+            with reading(self._engine, self._place) as connection:
+                there = select(run).where(run.c.run_id == run_id)
+                row = connection.execute(there).mappings().one_or_none()
+                if row is not None:  # else it was deleted meanwhile
+                    yield run_id, self._problem(connection, row)
+
+    def _problem(self, connection: Connection, row: RowMapping) -> str | None:
+        try:
+            expected = rows_of(self._load(connection, row["run_id"]))
+        except StoreError as error:
+            return error.message
+        except UNREADABLE as error:
+            return f"it is no record: {error}"
+        of_run = select(result).where(result.c.run == row["id"]).order_by(result.c.position)
+        found = [dict(each) for each in connection.execute(of_run).mappings()]
+        pairs = [
+            (expected.run, dict(row), "the run"),
+            *(
+                (ours, theirs, f"the result {ours['name']!r}")
+                for ours, theirs in zip(expected.results, found, strict=False)
+            ),
+        ]
+        for ours, theirs, where in pairs:
+            for name, value in ours.items():
+                if name != "body" and theirs[name] != value:
+                    return f"{name} of {where} was changed"
+        if len(found) != len(expected.results):
+            return "there are results more or less than were kept"
+        return None
 
 
 class _RacedError(Exception):
@@ -443,7 +517,7 @@ class _Names:
         return bool(self._ids(_newest().where(run.c.run_id == column_text(name))))
 
     def with_tag(self, tag: str) -> str | None:
-        return next(iter(self._ids(_newest().where(run.c.tag == tag_column(tag)).limit(1))), None)
+        return next(iter(self._ids(_newest().where(run.c.tag == key_text(tag)).limit(1))), None)
 
     def beginning(self, name: str, limit: int) -> Sequence[str]:
         begun = func.substr(run.c.run_id, 1, len(name)) == column_text(name)

@@ -75,12 +75,19 @@ def writing(engine: Engine, place: Place) -> Iterator[Connection]:
             yield connection
 
 
+def shrink(engine: Engine, place: Place) -> None:
+    """Give SQLite's free pages back to the disk."""
+    with told(place), engine.connect() as connection:
+        # by the driver's script: its execute() takes one step, which is one page
+        _driver(connection).executescript("PRAGMA incremental_vacuum")
+
+
 @contextlib.contextmanager
 def told(place: Place) -> Iterator[None]:
     """Tell an error of the database or of its file as a `StoreError`."""
     try:
         yield
-    except (DBAPIError, exc.TimeoutError) as error:
+    except (DBAPIError, exc.TimeoutError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         said = place.hide(" ".join(str(cause).split()))
         # the driver's own error is no cause: it may show the password
@@ -157,6 +164,12 @@ def _postgres(place: Place) -> Engine:
         ) from error
 
 
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
 def _version(engine: Engine) -> str | None:
     """The migration that the database is at; None: it has none of our tables."""
     try:
@@ -192,8 +205,7 @@ def _migrate(engine: Engine, place: Place) -> None:
             lock = place.file.with_name(place.file.name + ".lock")
             stack.enter_context(hold(lock, remove=True))
             with engine.connect() as connection:
-                driver = connection.connection.driver_connection
-                assert driver is not None
+                driver = _driver(connection)
                 driver.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 driver.execute("PRAGMA journal_mode=WAL")
         with writing(engine, place) as connection:

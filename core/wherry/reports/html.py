@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from wherry.reports import RunRecord, layers, passes, pictures, results, sensors, words
+from wherry.reports import RunRecord, blame, layers, passes, pictures, results, sensors, words
 from wherry.reports.figures import figures
 from wherry.reports.page import charts, page
 from wherry.reports.words import Result
@@ -79,6 +79,8 @@ def parts(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         "layers": layers,
         "variants": passes.variants(every),
         "passes": passes,
+        "blamed": [blame.blamed(values) for values in record.blame],
+        "blame_heads": blame.HEADS,
         "sensors": sensors,
         "best": _best(measured, values),
         "heading": values["manifest"].rpartition("/")[2] or values["manifest"],

@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("metrics", sa.JSON(), nullable=False),
     )
     op.create_index("wherry_result_target", "wherry_result", ["target_key", "run"])
+    op.create_index("wherry_result_device", "wherry_result", ["device", "run"])
     for name, more in (
         ("wherry_detail", [sa.Column("body", sa.LargeBinary(), nullable=False)]),
         (
