@@ -46,6 +46,7 @@ def file_of(library_home: Path, tmp_path_factory: pytest.TempPathFactory):
     from wherry.reports import html
     from wherry.reports.page import charts
 
+    pytest.importorskip("vl_convert", reason="the extra report is not installed")
     folder = tmp_path_factory.mktemp("pages")
 
     def make(name: str) -> Path:
@@ -68,6 +69,7 @@ class Opened:
 
     def __init__(self, page: sync_api.Page) -> None:
         self.page = page
+        self.own = "file:"
         self.wrong: list[str] = []
         page.on("console", self._said)
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
@@ -78,7 +80,7 @@ class Opened:
             self.wrong.append(f"console: {message.text}")
 
     def _route(self, route: sync_api.Route) -> None:
-        if route.request.url.startswith("file:"):
+        if route.request.url.startswith(self.own):
             route.continue_()
         else:
             self.wrong.append(f"request: {route.request.url}")
@@ -90,6 +92,12 @@ class Opened:
             self.page.wait_for_selector("#pareto-chart svg")
         return self.page
 
+    def visit(self, server: str, place: str = "/") -> sync_api.Page:
+        """A page of a server; nothing may be asked of another."""
+        self.own = server
+        self.page.goto(server + place)
+        return self.page
+
 
 @pytest.fixture
 def opened(browser: sync_api.Browser) -> Iterator[Callable[..., Opened]]:
@@ -99,7 +107,7 @@ def opened(browser: sync_api.Browser) -> Iterator[Callable[..., Opened]]:
 
     def make(width: int = 1400, height: int = 900, **options) -> Opened:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         pages.append(Opened(context.new_page()))
         return pages[-1]

@@ -165,6 +165,8 @@ def test_the_look_can_be_chosen_and_print_is_light(opened, file_of):
     page.emulate_media(media="print")
     assert page.evaluate(shade) == "rgb(255, 255, 255)"
     assert not page.locator("#filters").is_visible()
+    page.set_viewport_size({"width": 703, "height": 1000})  # A4 within its margins
+    assert page.locator("#results").bounding_box()["width"] <= 703
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 

@@ -72,6 +72,13 @@ def report_track(tracker: str, run: str = "last", host: Host | None = None) -> s
 )
 @click.option("--list", "listing", is_flag=True, help="List the runs instead.")
 @click.option("--limit", type=click.IntRange(min=1), help="Of the list: the newest so many.")
+@click.option(
+    "--blame",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="Of `debug layers --json`, for the HTML report; again for more targets.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the report, or the list.")
 def command(
     run: str | None,
@@ -80,6 +87,7 @@ def command(
     track: str | None,
     listing: bool,
     limit: int | None,
+    blame: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Show RUN (an id, a tag, last, last~1, ...; default: last), or write it in another form."""
@@ -103,6 +111,10 @@ def command(
         if form not in {None, "json"}:
             raise UsageError(f"--json and --format {form} ask for two forms", remedy="Give one.")
         form = "json"
+    if blame and form != "html" and not (form is None and output and output.suffix == ".html"):
+        raise UsageError(
+            "--blame is of the HTML report", remedy="Write one: `wherry report RUN -o FILE.html`."
+        )
     if form is None and output is None:
         from rich.console import Console
 
@@ -116,6 +128,10 @@ def command(
     forms = Host.load().reports
     name = _form(form, output, forms)
     record = report(run or "last")
+    if blame:
+        from wherry.reports.blame import with_blame
+
+        record = with_blame(record, blame)
     if output is None:
         made = forms[name].render(record)
         if isinstance(made, bytes) and sys.stdout.isatty():

@@ -21,11 +21,13 @@ class RunRecord:
         samples: per result, in order: ``infer_ns`` and ``total_ns`` as uint64 [samples]; empty
             mappings for results that failed.
         manifest: the manifest's text as it was run.
+        blame: what ``wherry debug layers --json`` found of targets of the run; not kept with it.
     """
 
     values: Mapping[str, Any]
     samples: tuple[Mapping[str, np.ndarray], ...] = ()
     manifest: str = field(default="", repr=False)
+    blame: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Column:
         value: what it is sorted by; None: by its text, and it is no number.
         always: results that were not measured have it, too.
         strong: the figure that the table is read for.
+        fine: paper has no room for it.
     """
 
     head: str
@@ -27,6 +28,7 @@ class Column:
     value: Callable[[Result], float | None] | None = None
     always: bool = False
     strong: bool = False
+    fine: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def columns(
         return lambda r: r["latency"][key]
 
     def ms(head: str, key: str) -> Column:
-        return Column(head, lambda r: words.ms_text(latency(key)(r)), latency(key))
+        return Column(head, lambda r: words.ms_text(latency(key)(r)), latency(key), fine=True)
 
     def of(key: str) -> Callable[[Result], float | None]:
         return lambda r: r[key]
@@ -188,14 +190,15 @@ def columns(
         )
     found += [
         ms("p90 ms", "p90_ms"),
-        Column("samples", lambda r: str(r["latency"]["samples"]), latency("samples")),
-        Column("outliers", lambda r: str(r["latency"]["outliers"]), latency("outliers")),
+        Column("samples", lambda r: str(r["latency"]["samples"]), latency("samples"), fine=True),
+        Column("outliers", lambda r: str(r["latency"]["outliers"]), latency("outliers"), fine=True),
         ms("with copies ms", "with_copies_ms"),
         ms("load ms", "load_ms"),
         Column(
             "parity dB",
             lambda r: words.metric_text(r["parity"] and r["parity"]["sqnr_db"]),
             lambda r: r["parity"] and r["parity"]["sqnr_db"],
+            fine=True,
         ),
     ]
     return found
