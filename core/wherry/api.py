@@ -34,6 +34,7 @@ from wherry.cli.records import (
 from wherry.cli.report import report, report_track
 from wherry.cli.run import run
 from wherry.cli.schema import schema
+from wherry.cli.serve import serve
 
 __all__ = [
     "bundle",
@@ -66,4 +67,5 @@ __all__ = [
     "report_track",
     "run",
     "schema",
+    "serve",
 ]

@@ -194,6 +194,7 @@ def execute(
     from wherry.records.baselines import Baselines
     from wherry.records.database import Records
     from wherry.records.gates import evaluate, with_gates
+    from wherry.records.progress import KEPT, ProgressFile
     from wherry.records.requests import RUNNING, save_request
     from wherry.stages.context import SCRATCH
 
@@ -207,23 +208,40 @@ def execute(
             services.run_directory.mkdir(parents=True)
             stack.enter_context(hold(services.run_directory / RUNNING, remove=True))
             save_request(request, services.run_directory)
+            progress = stack.enter_context(ProgressFile(services.run_directory))
+            progress.begin(services.plan, run_id, tag=request.tag, manifest=request.manifest)
         Records.open().close()  # what is wrong with it is said now, not in hours
         try:
-            outcomes = run_steps(services, jobs=jobs, on_event=on_event)
+            outcomes = run_steps(services, jobs=jobs, on_event=_both(progress.step, on_event))
         finally:
             shutil.rmtree(services.run_directory / SCRATCH, ignore_errors=True)
-    record = assemble(
-        services,
-        outcomes,
-        run_id=run_id,
-        request=request,
-        started=started,
-        finished=datetime.now(UTC),
-    )
-    judged = evaluate(services.manifest.gates, record.values, Baselines(record))
-    record = with_gates(record, judged)
-    _keep(record, services.run_directory)
+            services.release()
+        record = assemble(
+            services,
+            outcomes,
+            run_id=run_id,
+            request=request,
+            started=started,
+            finished=datetime.now(UTC),
+        )
+        judged = evaluate(services.manifest.gates, record.values, Baselines(record))
+        record = with_gates(record, judged)
+        _keep(record, services.run_directory)
+        progress.end(KEPT)
     return record
+
+
+def _both(
+    first: Callable[[Event], None], second: Callable[[Event], None] | None
+) -> Callable[[Event], None]:
+    if second is None:
+        return first
+
+    def tell(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return tell
 
 
 def _keep(record: RunRecord, directory: Path) -> None:

@@ -94,6 +94,18 @@ def take(
         time.sleep(_POLL_S)
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock alone; makes no file, and keeps no lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return not _try(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
 def _try(descriptor: int, operation: int) -> bool:
     try:
         fcntl.flock(descriptor, operation)

@@ -69,6 +69,7 @@ class Opened:
 
     def __init__(self, page: sync_api.Page) -> None:
         self.page = page
+        self.own = "file:"
         self.wrong: list[str] = []
         page.on("console", self._said)
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
@@ -79,7 +80,7 @@ class Opened:
             self.wrong.append(f"console: {message.text}")
 
     def _route(self, route: sync_api.Route) -> None:
-        if route.request.url.startswith("file:"):
+        if route.request.url.startswith(self.own):
             route.continue_()
         else:
             self.wrong.append(f"request: {route.request.url}")
@@ -89,6 +90,12 @@ class Opened:
         self.page.goto(file.as_uri())
         if charts:
             self.page.wait_for_selector("#pareto-chart svg")
+        return self.page
+
+    def visit(self, server: str, place: str = "/") -> sync_api.Page:
+        """A page of a server; nothing may be asked of another."""
+        self.own = server
+        self.page.goto(server + place)
         return self.page
 
 

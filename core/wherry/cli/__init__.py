@@ -24,6 +24,7 @@ VERBS: Mapping[str, str] = {
     "debug": "Find the layer that loses the accuracy.",
     "bundle": "Pack the winner of a run; verify a bundle.",
     "devices": "List, probe and set up boards.",
+    "serve": "Serve the team's page: runs, trends, boards.",
     "plugins": "List the plugins and what they provide.",
     "doctor": "Check this machine, the plugins, their environments.",
     "cache": "Look into the store and tidy it.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -18,12 +18,13 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from wherry.errors import StoreError, UsageError
 from wherry.records.engine import open_engine, reading, shrink, writing
-from wherry.records.naming import find_run
+from wherry.records.naming import check_tag, find_run
 from wherry.records.place import Place, find_place
 from wherry.records.rows import (
     UNREADABLE,
@@ -309,11 +310,16 @@ class Records:
             return [Summary(*row) for row in connection.execute(wanted)]
 
     def targets(
-        self, *, manifest: str | None = None, device: str | None = None
+        self,
+        *,
+        target_key: str | None = None,
+        manifest: str | None = None,
+        device: str | None = None,
     ) -> list[TargetSummary]:
         """Every target of any run, those of the newest runs first.
 
         Args:
+            target_key: only this.
             manifest: as in `runs`.
             device: only on it.
         """
@@ -321,6 +327,8 @@ class Records:
         groups = select(
             result.c.target_key, func.max(result.c.run).label("run"), func.count().label("runs")
         ).group_by(result.c.target_key)
+        if target_key is not None:
+            groups = groups.where(result.c.target_key == column_text(target_key))
         if device is not None:
             groups = groups.where(result.c.device == key_text(device))
         if manifest is not None:
@@ -337,6 +345,13 @@ class Records:
         )
         with reading(self._engine, self._place) as connection:
             return [TargetSummary(*row) for row in connection.execute(wanted)]
+
+    def metrics(self, target_key: str) -> list[str]:
+        """The manifest's metrics of a target, by name, as it had them when it was last measured."""
+        of_target = (result.c.target_key == column_text(target_key)) & (result.c.status == "ok")
+        wanted = select(result.c.metrics).where(of_target).order_by(result.c.run.desc()).limit(1)
+        with reading(self._engine, self._place) as connection:
+            return list(connection.execute(wanted).scalar() or ())
 
     def trend(
         self,
@@ -376,6 +391,27 @@ class Records:
             interval = (low, high) if metric == MEDIAN else (None, None)
             points.append(Point(run_id, tag, started, status, figure, *interval, *rest))
         return points
+
+    def retag(self, run_id: str, tag: str | None) -> None:
+        """Give a run another tag, or none; what was exported before is another record then.
+
+        Raises:
+            UsageError: there is no such run, or it cannot be a tag.
+            StoreError: another has changed the run meanwhile.
+        """
+        if tag is not None:
+            check_tag(tag)
+        record = self.load(run_id)
+        rows = rows_of(replace(record, values={**record.values, "tag": tag}))
+        changed = {name: rows.run[name] for name in ("tag", "digest", "body")}
+        as_read = (run.c.run_id == rows.run["run_id"]) & (run.c.digest == record_digest(record))
+        with writing(self._engine, self._place) as connection:
+            if not connection.execute(update(run).where(as_read).values(changed)).rowcount:
+                raise StoreError(
+                    f"the run {run_id} was changed or deleted while its tag was",
+                    where=self.where,
+                    remedy="Try again.",
+                )
 
     def delete(self, run_ids: Sequence[str]) -> int:
         """Delete runs by their ids; gives how many there were."""

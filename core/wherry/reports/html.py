@@ -38,57 +38,62 @@ class Best:
 
 def render(record: RunRecord) -> str:
     """The page. Every text from outside is cleaned and escaped by the template."""
+    data, names = parts(record)
+    return page("report.html", data, **names)
+
+
+def parts(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The data of the report's script, and the names of its template."""
     values, every = record.values, record.values["results"]
     measured = [result for result in every if result["status"] == "ok"]
     sustained = [result for result in measured if result.get("sustained")]
     layered = [result for result in measured if result.get("layers")]
     table = results.table(every, values["metrics"])
     compared = layers.comparisons(measured, least=1)
-    return page(
-        "report.html",
-        figures(record),
-        library=charts.library(),
-        values=values,
-        manifest=record.manifest,
-        measured=measured,
-        timed=[result for result in measured if not result["latency"]["emulated"]],
-        unmeasured=words.unmeasured(every),
-        notes=words.notes(every),
-        table=table,
-        places={
+    names = {
+        "library": charts.library(),
+        "values": values,
+        "manifest": record.manifest,
+        "measured": measured,
+        "timed": [result for result in measured if not result["latency"]["emulated"]],
+        "unmeasured": words.unmeasured(every),
+        "notes": words.notes(every),
+        "table": table,
+        "places": {
             facet.name: {value: place for place, (value, _) in enumerate(facet.counts)}
             for facet in table.facets
         },
-        kinds=[(*look, " ".join(kind)) for kind, look in pictures.looks_of(measured).items()],
-        metrics_of=lambda result: [
+        "kinds": [(*look, " ".join(kind)) for kind, look in pictures.looks_of(measured).items()],
+        "metrics_of": lambda result: [
             (m["name"], words.metric_text(result["metrics"].get(m["name"])))
             for m in values["metrics"]
         ],
-        sensor_lines=lambda told: [(sensor.name, sensor.said) for sensor in told],
-        pictures=pictures.pictures(measured, values),
-        series=[pictures.series(result) for result in sustained[:STILL]],
-        more_series=max(0, len(sustained) - STILL),
-        layered=layered,
-        most_layers=max(LEAST, LAYERS // max(len(layered), 1)),
-        most_pieces=max(LEAST, PIECES // max(len(compared), 1)),
-        comparisons=compared,
-        layers=layers,
-        variants=passes.variants(every),
-        passes=passes,
-        blamed=[blame.blamed(values) for values in record.blame],
-        blame_heads=blame.HEADS,
-        sensors=sensors,
-        best=_best(measured, values),
-        heading=values["manifest"].rpartition("/")[2] or values["manifest"],
-        duration=_duration(values),
-        counts={
+        "sensor_lines": lambda told: [(sensor.name, sensor.said) for sensor in told],
+        "pictures": pictures.pictures(measured, values),
+        "series": [pictures.series(result) for result in sustained[:STILL]],
+        "more_series": max(0, len(sustained) - STILL),
+        "layered": layered,
+        "most_layers": max(LEAST, LAYERS // max(len(layered), 1)),
+        "most_pieces": max(LEAST, PIECES // max(len(compared), 1)),
+        "comparisons": compared,
+        "layers": layers,
+        "variants": passes.variants(every),
+        "passes": passes,
+        "blamed": [blame.blamed(values) for values in record.blame],
+        "blame_heads": blame.HEADS,
+        "sensors": sensors,
+        "best": _best(measured, values),
+        "heading": values["manifest"].rpartition("/")[2] or values["manifest"],
+        "duration": _duration(values),
+        "counts": {
             status: sum(result["status"] == status for result in every)
             for status in ("ok", "failed", "skipped")
         },
-        clocks=sorted({result["latency"]["timed_by"] for result in measured}),
-        words=words,
-        size=pictures.SIZE,
-    )
+        "clocks": sorted({result["latency"]["timed_by"] for result in measured}),
+        "words": words,
+        "size": pictures.SIZE,
+    }
+    return figures(record), names
 
 
 def _best(measured: Sequence[Result], values: Any) -> list[Best]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from wherry import api
 from wherry.cli import main
 from wherry.errors import StoreError, UsageError
 from wherry.execute import UNKEPT_FILE, UnkeptError, _keep
+from wherry.host import Host
 from wherry.records.tables import run
 
 
@@ -134,7 +136,9 @@ def test_what_was_measured_is_still_reported(make, wherry, tmp_path, monkeypatch
 
     monkeypatch.setattr("wherry.execute.execute", execute)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("wherry.cli.run._prepare", lambda *arguments: PREPARED)
+    services = SimpleNamespace(host=Host.load(), manifest=SimpleNamespace(track=()))
+    prepared = SimpleNamespace(plan=SimpleNamespace(steps=()), services=services)
+    monkeypatch.setattr("wherry.cli.run._prepare", lambda *arguments: prepared)
     assert main(["run", "m.yaml", "--json", "out.json"]) == 1
     out, err = capsys.readouterr()
     assert record.values["run_id"] in out
@@ -143,14 +147,3 @@ def test_what_was_measured_is_still_reported(make, wherry, tmp_path, monkeypatch
     with pytest.raises(UnkeptError):
         api.run("m.yaml", outputs={"json": tmp_path / "again.json"})
     assert (tmp_path / "again.json").exists()
-
-
-class PREPARED:
-    class plan:  # noqa: N801
-        steps = ()
-
-    class services:  # noqa: N801
-        class host:  # noqa: N801
-            from wherry.host import Host
-
-            reports = Host.load().reports

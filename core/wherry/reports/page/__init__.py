@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ def page(template: str, data: Mapping[str, Any], *, library: str | None, **names
         .get_template(template)
         .render(
             **names,
+            frame="file.html",
             data=cleaned(data),
             style=style(),
             script=script(),
@@ -67,17 +68,23 @@ def _source(text: str) -> str:
 @cache
 def style() -> str:
     """The style sheet."""
-    return _file("style.css")
+    return part("style.css")
 
 
 @cache
 def script() -> str:
     """Our script."""
-    parts = "\n".join(_file(f"{name}.js") for name in SCRIPTS)
-    return f'(() => {{\n"use strict";\n{parts}\n}})();\n'
+    return scoped([part(f"{name}.js") for name in SCRIPTS])
 
 
-def _file(name: str) -> str:
+def scoped(parts: Iterable[str]) -> str:
+    """Scripts as one function's body."""
+    body = "\n".join(parts)
+    return f'(() => {{\n"use strict";\n{body}\n}})();\n'
+
+
+def part(name: str) -> str:
+    """A file of this folder."""
     return (resources.files(__name__) / name).read_text(encoding="utf-8")
 
 
@@ -93,8 +100,12 @@ def cleaned(value: Any) -> Any:
 
 
 @cache
-def environment() -> Environment:
-    """The templates; what they show is cleaned and escaped."""
+def environment(*packages: str) -> Environment:
+    """The templates; what they show is cleaned and escaped.
+
+    Args:
+        packages: others that have a folder ``templates``.
+    """
     import jinja2
 
     def finalize(value: Any) -> Any:
@@ -102,7 +113,7 @@ def environment() -> Environment:
         return words.clean(value) if isinstance(value, str) and not made_here else value
 
     found = jinja2.Environment(
-        loader=jinja2.PackageLoader(__name__),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (__name__, *packages)]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=finalize,

@@ -13,11 +13,14 @@ const CONFIG = {
   legend: { labelColor: "var(--text)", titleColor: "var(--muted)", labelFont: FONT, titleFont: FONT, labelFontSize: 12, symbolStrokeWidth: 2 },
   text: { fill: "var(--text)", font: FONT, fontSize: 12 },
 };
+const LITE = "https://vega.github.io/schema/vega-lite/v6.json";
+const axisOf = (text, more = {}) => ({ title: text, ticks: false, domain: false, labelPadding: 6, ...more });
 const drawn = new Map(); // element to { result, turn }
 
 // Unpack the library, and run it: the page's policy names it by its hash. Resolves to whether the page
 // has charts: a browser that cannot unpack it shows the still pictures.
 async function unpackLibrary() {
+  if (hasCharts()) return true; // a file of the page's own brought it
   const packed = document.getElementById("library");
   if (!packed || typeof DecompressionStream !== "function") return false;
   const bytes = Uint8Array.from(atob(packed.textContent), (sign) => sign.charCodeAt(0));

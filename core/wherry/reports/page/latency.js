@@ -1,7 +1,5 @@
 // Latency sample by sample: a row a target for all that is shown, and one target closely.
 const ROWS = 40;
-const LITE = "https://vega.github.io/schema/vega-lite/v6.json";
-const axisOf = (text, more = {}) => ({ title: text, ticks: false, domain: false, labelPadding: 6, ...more });
 
 function startLatency(data) {
   const whole = document.getElementById("latency");
