@@ -69,6 +69,7 @@ def wherry_backends() -> Iterable[Backend]:
         native=NATIVE,
         tools={"libtorch": ()},
         prepare_s=300.0,
+        examples=(HERE / "example.cpp",),
     )
 
 

@@ -106,6 +106,7 @@ def wherry_backends() -> Iterable[Backend]:
         operators=operators.operators,
         tools={"mace_run": ()},
         prepare_s=60.0,
+        examples=(HERE / "example.cpp",),
     )
 
 

@@ -122,6 +122,7 @@ def wherry_backends() -> Iterable[Backend]:
             ),
         },
         prepare_s=_BUILD_S,
+        examples=(HERE / "example.cpp",),
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -310,3 +311,51 @@ def test_the_python_example_gives_the_expected_outputs_with_each_runtime(
         assert done.returncode == 0, f"{backend}: {done.stdout}{done.stderr}"
         assert done.stdout.count("against the expected: cosine 1.0000") == 4
         assert "is of class" in done.stdout
+
+
+@pytest.mark.backend
+@pytest.mark.caffe2
+@pytest.mark.timeout(300)
+def test_a_bundle_of_caffe2_holds_its_machine_code_and_runs_in_python_and_cpp(
+    wherry_home, tmp_path, monkeypatch
+):
+    """The board has Python with numpy, and nothing of Caffe2's: it is in the archive."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler here: apt install g++")
+    monkeypatch.setenv("WHERRY_PLUGINS", "")
+    monkeypatch.delenv("LIBTORCH", raising=False)
+    sets = [
+        *("measure.rounds=1", "measure.duration_s=0.05", "parity.samples=2"),
+        *("targets.0.backend=caffe2", "targets.0.precision=[int8]"),
+        *("data.evaluation.slice='200:260'", "gates=[]", "variants={original: []}"),
+    ]
+    record = api.run(QUICKSTART, sets=sets)
+    path = tmp_path / "caffe2.zip"  # in which the program loses its mode
+    api.bundle(path, record.values["run_id"])
+    assert api.bundle_verify(path)["failed"] is None
+    shutil.rmtree(wherry_home)  # nothing of it may be needed
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "out")
+    (root,) = (tmp_path / "out").iterdir()
+    assert {"engine", "engine.cc"} < {each.name for each in (root / "native").iterdir()}
+    done = example(root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("against the expected: cosine 1.0000") == 4
+
+    program = root / "cpp/example"
+    command = [compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "example.cpp"]
+    subprocess.run([*command, "-o", program], cwd=root / "cpp", check=True)
+    done = run_cpp(program, root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "logits: cosine 1.000000 (at least 0.9)\n"
+    (root / "cpp/sample_output_0.bin").write_bytes(np.float32([1, *[0] * 9]).tobytes())
+    assert run_cpp(program, root).returncode == 1, "it compares"
+    (root / "native/libtorch.so").write_bytes(b"no library")
+    done = run_cpp(program, root)
+    assert done.returncode == 2
+    assert "Caffe2: " in done.stderr
+
+
+def run_cpp(program: Path, root: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([program, root], cwd="/", capture_output=True, text=True, check=False)

@@ -308,11 +308,11 @@ def readme_of(material: Material, runtime: Runtime, lock: Mapping[str, Any]) -> 
 
 
 def _runs(runtime: Runtime) -> str:
+    runs = "runs the samples and compares; `Network` of `example.py` is for your own program."
+    if not runtime.requirements:
+        return runs
     made_for = f"Python {runtime.made_for['python']} on {runtime.made_for['machine']}"
-    return (
-        "runs the samples and compares; `Network` of `example.py` is for your own program. "
-        f"`requirements.txt` is for {escaped(made_for)}."
-    )
+    return f"{runs} `requirements.txt` is for {escaped(made_for)}."
 
 
 def _list(texts: Iterable[str]) -> list[str]:
