@@ -10,7 +10,7 @@ import pytest
 from wherry.reports import figures, html
 
 pytestmark = pytest.mark.browser
-EDGES = ("nothing", "one", "all_failed", "emulated", "without_accuracy")
+EDGES = ("nothing", "one", "unranked", "all_failed", "emulated", "without_accuracy")
 
 
 def front_in(page) -> list[int]:
@@ -220,7 +220,7 @@ def test_the_edges_render_without_an_error(opened, file_of, name):
     page = opened().load(file_of(name), charts=False)
     page.get_by_role("heading", name="What was run").wait_for()
     page.wait_for_function("typeof window.vegaEmbed === 'function'")
-    if name in {"one", "emulated", "without_accuracy"}:
+    if name in {"one", "unranked", "emulated", "without_accuracy"}:
         page.wait_for_selector("#pareto-chart svg")
     if name == "emulated":
         assert (

@@ -93,6 +93,11 @@ def one() -> RunRecord:
     return with_samples(made.record_of(made.result_of(metrics={}, pareto=True), metrics=[]))
 
 
+def unranked() -> RunRecord:
+    """A single result that no front has: nothing ranked it."""
+    return with_samples(made.record_of(made.result_of(pareto=False)))
+
+
 def all_failed() -> RunRecord:
     """Nothing was measured."""
     return made.record_of(
