@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from wherry.errors import UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.keep import kept_nodes
 from wherry.normalise import preview
+from wherry.normalise.refusals import of_the_model
 from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised, preflight_float
 from wherry.target import Backend, RuntimeOptions, Unsupported
@@ -28,8 +28,6 @@ from wherry_caffe2.nets import INIT_NET, PREDICT_NET
 from wherry_caffe2.shuffle import fuse
 
 if TYPE_CHECKING:
-    import onnx
-
     from wherry.calibration import Calibration
     from wherry.context import StepContext
     from wherry.model import Model, TensorSpec
@@ -86,22 +84,9 @@ def preflight(model: Model, target: Target) -> Sequence[Unsupported]:
 @lru_cache(maxsize=64)  # a manifest asks for every target of a model
 def _refusals(model: Model, *, quantised: bool) -> tuple[Unsupported, ...]:
     if not quantised:
-        return _refused(*preview(model, operators.ALSO), model)
+        proto, sources = preview(model, operators.ALSO)
+        return of_the_model(operators.preflight(proto), sources, model)
     return tuple(preflight_float(model, lambda plain: _refusals(plain, quantised=False)))
-
-
-def _refused(
-    proto: onnx.ModelProto, sources: Mapping[str, Sequence[str]], model: Model
-) -> tuple[Unsupported, ...]:
-    """What of a normal form would not convert, by the names of the model's own nodes."""
-    written = {name: kind for kind, names in model.operators().items() for name in names}
-    found = []
-    for each in operators.preflight(proto):
-        node = next(iter(sources.get(each.node, ())), each.node)
-        kind = written.get(node)
-        known = kind is None or each.op_type.endswith(kind)
-        found.append(replace(each, node=node, op_type=each.op_type if known else str(kind)))
-    return tuple(found)
 
 
 # --- conversion -------------------------------------------------------------------------------
@@ -115,7 +100,7 @@ def wherry_convert(
     if target.precision == "int8" and is_quantised(model):
         model, calibration = float_model(model, context.scratch)
     normal = context.normalised(model, operators.ALSO)
-    for found in _refused(normal.model.proto(), normal.nodes, model):
+    for found in of_the_model(operators.preflight(normal.model.proto()), normal.nodes, model):
         raise UnsupportedError(
             f"Caffe2 cannot take {found.op_type}", where=f"node {found.node}", remedy=found.remedy
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ from wherry.artifact import Artifact, Binding
 from wherry.errors import ToolError, UnsupportedError
 from wherry.hookspecs import hookimpl
 from wherry.normalise import preview
+from wherry.normalise.refusals import of_the_model
 from wherry.onnx_file import default_opset
 from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised, preflight_float
@@ -126,20 +126,8 @@ def _refused(
     proto: onnx.ModelProto, sources: Mapping[str, Sequence[str]], model: Model
 ) -> tuple[Unsupported, ...]:
     """What of a normal form would not convert, by the names of the model's own nodes."""
-    written = {name: kind for kind, names in model.operators().items() for name in names}
     found = operators.preflight(proto.graph, default_opset(proto))
-    said = [(each, next(iter(sources.get(each.node, ())), each.node)) for each in found]
-    return tuple(
-        replace(each, node=node, op_type=_words(each.op_type, written.get(node)))
-        for each, node in said
-    )
-
-
-def _words(said: str, operator: str | None) -> str:
-    """The model's own operator, also where an input or output of its normal form is spoken of."""
-    if operator is None or said.endswith(f" {operator}"):
-        return said
-    return f"{said} ({operator})" if " " in said else operator
+    return of_the_model(found, sources, model)
 
 
 @hookimpl

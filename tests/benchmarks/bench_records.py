@@ -180,10 +180,15 @@ def fill(databases: list[Records], count: int) -> None:
                 for table in (result, detail, samples):
                     others = [column for column in table.c if column.name != "run"]
                     of = table.c.run.between(first, first + len(copies) - 1)
+                    start = select(run.c.started).where(run.c.id == table.c.run - back)
+                    taken = [
+                        start.scalar_subquery() if column.name == "started" else column
+                        for column in others
+                    ]
                     connection.execute(
                         insert(table).from_select(
                             ["run", *(column.name for column in others)],
-                            select(table.c.run - back, *others).where(of),
+                            select(table.c.run - back, *taken).where(of),
                         )
                     )
         if records._place.file is None:  # as its autovacuum does in time

@@ -32,7 +32,7 @@ from wherry.target import Target
 from wherry.testing.workshop import Workshop
 
 HERE = Path(__file__).parent
-BINDING = HERE.parents[1] / "devices" / "wherry_devices" / "agent" / "binding.py"
+BINDING = HERE.parents[1] / "core" / "wherry" / "binding.py"
 
 
 @dataclass

@@ -118,7 +118,7 @@ def test_nodes_may_be_left_out_and_the_last_layer_always_is(tmp_path):
     parameters = {"exclude": (names[0],), "samples": 1}
     fewer = batch_norms.restore(job(tmp_path, proto, samples, parameters))
     assert len(norms(fewer.model)) == len(behind) - 1
-    with pytest.raises(Refusal, match="no such node"):
+    with pytest.raises(Refusal, match="has no node like that"):
         batch_norms.restore(job(tmp_path, proto, samples, {"exclude": ("x",), "samples": None}))
 
 

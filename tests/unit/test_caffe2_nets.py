@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wherry_caffe2 import runner
@@ -114,6 +114,7 @@ made_operators = st.lists(
 )
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(words, made_operators)
 def test_the_runner_takes_operators_out_as_they_are(name, operators):
     """Its own reading of a NetDef gives what protobuf's does, and what it writes is a NetDef."""
@@ -129,6 +130,7 @@ def test_the_runner_takes_operators_out_as_they_are(name, operators):
         assert only.SerializeToString(deterministic=True) == operator
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=100))
 def test_floats_survive(numbers):
     array = np.array(numbers, np.float32)
@@ -136,6 +138,7 @@ def test_floats_survive(numbers):
     assert np.array_equal(np.array(made.arg[1].floats, np.float32), array)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     st.sampled_from(["float32", "int64", "int32", "bool", "uint8"]),
     st.lists(st.integers(0, 4), max_size=4),

@@ -19,9 +19,10 @@ from wherry.reference import Reference
 from wherry.testing.workshop import Workshop
 from wherry_compress.graph.costs import measure as costs
 from wherry_compress.graph.patches import Window, drawn
+from wherry_compress.graph.patterns import meant
 from wherry_compress.job import Data, Job, Refusal
 from wherry_compress.lowrank import apply, faster, iterated
-from wherry_compress.lowrank.choose import by_budget, by_energy, selected, within_budget
+from wherry_compress.lowrank.choose import by_budget, by_energy, within_budget
 from wherry_compress.lowrank.factors import Choice, Columns, Matrix, Tucker, composed, even
 from wherry_compress.lowrank.layers import Factor, Layer, Shape, chain_macs, find_layers
 from wherry_compress.lowrank.passes import LowRank, Spatial
@@ -203,8 +204,8 @@ def test_what_is_left_alone_is_named(run):
     ("parameters", "message"),
     [
         ({"ranks": {"/a": 500}}, "the rank 500 is listed, and the layer's full one is 24"),
-        ({"ranks": {"/conv*": 2}}, "ranks names the node '/conv\\*'"),
-        ({"nodes": ["/b"]}, "nodes names the node '/b'"),
+        ({"ranks": {"/conv*": 2}}, "ranks names '/conv\\*'"),
+        ({"nodes": ["/b"]}, "nodes names '/b'"),
         ({"keep": ["*"]}, "there is no layer to decompose among 0 Conv nodes"),
     ],
 )
@@ -354,8 +355,8 @@ def test_the_budget_is_met_by_the_highest_level_that_can(tables, budget):
 
 def test_a_name_is_not_taken_for_a_pattern():
     names = ["/a[0]", "/a0", "/b"]
-    assert selected(names, ["/a[0]"], "nodes") == {"/a[0]"}
-    assert selected(names, ["/a*"], "nodes") == {"/a[0]", "/a0"}
+    assert meant(["/a[0]"], names, "nodes") == {"/a[0]"}
+    assert meant(["/a*"], names, "nodes") == {"/a[0]", "/a0"}
 
 
 @settings(deadline=None, max_examples=40)

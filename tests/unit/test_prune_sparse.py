@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 from pydantic import ValidationError
 
+from wherry.reference import open_session, run_session
 from wherry_compress.job import Data, Job, Refusal
 from wherry_compress.prune.passes import PruneTrained
 
@@ -67,6 +68,7 @@ def test_so_many_zeros_and_the_rest_has_learnt(job, method, allocation):
     if allocation == "uniform":
         assert zeros == {"w": 0.5, "m": 0.5}
     assert (values["b"] != 0).all()
+    assert not any(np.signbit(values[name][values[name] == 0]).any() for name in ("w", "m"))
     bare = job(method=method, allocation=allocation, epochs=1, learning_rate=1e-12, rounds=1)
     untrained = sparse.apply(bare).figures["held_out"]["after"]
     assert done.figures["held_out"]["after"] > untrained
@@ -74,6 +76,26 @@ def test_so_many_zeros_and_the_rest_has_learnt(job, method, allocation):
     assert again.model.SerializeToString(deterministic=True) == done.model.SerializeToString(
         deterministic=True
     )
+
+
+def test_batch_norms_fit_the_weights_of_the_last_step(job, tmp_path):
+    given = job(held_out=0, learning_rate=0.05)
+    proto = onnx.load(given.model)
+    norm = onnx.helper.make_node(
+        "BatchNormalization", ["a", "scale", "b", "mean", "var"], ["n"], name="/n"
+    )
+    proto.graph.node.insert(1, norm)
+    proto.graph.node[2].input[0] = "n"
+    for name, value in (("scale", 1), ("mean", 0), ("var", 1)):
+        array = np.full(8, value, np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(proto, given.model)
+    made = sparse.apply(given).model
+    mean = next(numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "mean")
+    made.graph.output.append(onnx.helper.make_tensor_value_info("a", 1, [1, 8, 5, 5]))
+    session = open_session(made.SerializeToString(), threads=1, where="")
+    ran = [run_session(session, {"x": x}, where="")["a"] for x in np.load(tmp_path / "x.npy")]
+    assert mean == pytest.approx(np.mean(ran, axis=(0, 1, 3, 4)), abs=1e-5)
 
 
 def test_the_rise():

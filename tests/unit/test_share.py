@@ -157,7 +157,7 @@ def test_layers_that_stay(tmp_path):
 @pytest.mark.parametrize("name", ["share.kmeans", "share.ecsq", "share.pq"])
 def test_refusals(tmp_path, name):
     target = {"step": 0.1} if name == "share.ecsq" else {}
-    with pytest.raises(Refusal, match="'/z' fits no layer") as refusal:
+    with pytest.raises(Refusal, match=r"names '/z', and .* no layer with weights") as refusal:
         apply(tmp_path, name, network(), layers={"/z": 1}, **target)
     assert "/y" in refusal.value.remedy or "/a" in refusal.value.remedy
     plain = network("r = Relu(x) y = Flatten(r)", {"unused": normal(3)}, 144)

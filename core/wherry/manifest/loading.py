@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from wherry.calibration import CalibrationSettings
-from wherry.errors import ManifestError
+from wherry.errors import ManifestError, UsageError
 from wherry.manifest.expand import Expander, Row
 from wherry.manifest.gates import read_gates
 from wherry.manifest.merge import read_merged
@@ -41,8 +41,8 @@ from wherry.manifest.sections import (
 )
 from wherry.manifest.source import Node, Place
 from wherry.measurement import MeasureSettings
-from wherry.passes import PassStep
-from wherry.target import ParityThreshold
+from wherry.passes import MeasuredOn, PassStep
+from wherry.target import ParityThreshold, Target
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -93,6 +93,8 @@ def load_manifest(
     rows = expander.rows(reader.items("targets"), reader.items("exclude"))
     right = len(problems) == before
     reader.check_calibration(rows)
+    if right and rows:
+        reader.check_measured([row.target for row in rows])
     gates = read_gates(reader.items("gates"), metrics, rows if right else None, expander, base)
     seed = reader.seed()
     calibrate = reader.section("calibrate", Calibrate)
@@ -162,6 +164,7 @@ class _Reader:
         self.top = root.value
         self.host = host
         self.problems = Problems()
+        self._measured: list[tuple[str, MeasuredOn, Place]] = []
 
     def check_keys(self) -> None:
         """The keys of the top, and the kind of value of those that hold several entries."""
@@ -377,7 +380,11 @@ class _Reader:
                     f"the pass {name} needs data.{role}, which is missing",
                     f"Add `{role}:` below `data:`.",
                 )
-        return None if parameters is None else PassStep(name, parameters)
+        if parameters is None:
+            return None
+        if known.measures is not None and (on := known.measures(parameters)) is not None:
+            self._measured.append((name, on, node.place))
+        return PassStep(name, parameters)
 
     def _named(self, node: Node, kind: str) -> tuple[str, Node] | None:
         """A word, or a mapping of one word to what is said of it."""
@@ -405,6 +412,22 @@ class _Reader:
                     self.root.at(row.path),
                     f"{target.backend} {target.precision} needs data.calibration, which is missing",
                     "Add `calibration:` below `data:`, or leave the precision out.",
+                )
+
+    def check_measured(self, targets: Sequence[Target]) -> None:
+        """Passes that measure candidates need a target for that, and one without calibration."""
+        for name, on, place in self._measured:
+            try:
+                target = on.among(targets)
+            except UsageError as error:
+                self.problems.add(place, f"{name}: {error.message}", error.remedy)
+                continue
+            if self.host.backends[target.backend].needs_calibration(target):
+                self.problems.add(
+                    place,
+                    f"{name} measures candidates on {target.backend} {target.precision}, which "
+                    "needs a calibration of each",
+                    "Name one of another precision among the targets, or add it.",
                 )
 
 

@@ -378,7 +378,7 @@ class Records:
             select(*head, result.c.status, value, *bounds, *tail, run.c.model)
             .join(run, run.c.id == result.c.run)
             .where(result.c.target_key == column_text(target_key))
-            .order_by(run.c.started.desc(), run.c.id.desc(), result.c.position)
+            .order_by(result.c.started.desc(), result.c.run.desc(), result.c.position)
             .limit(limit)
         )
         if manifest is not None:

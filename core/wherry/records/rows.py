@@ -115,7 +115,10 @@ def rows_of(record: RunRecord) -> Rows:
     }
     return Rows(
         run=run,
-        results=[_result(i, result, values["devices"]) for i, result in enumerate(results)],
+        results=[
+            {**_result(i, result, values["devices"]), "started": run["started"]}
+            for i, result in enumerate(results)
+        ],
         details=[{"position": i, "body": _packed(result)} for i, result in enumerate(results)],
         samples=[
             {"position": i, "name": column_text(name), "data": encode(array)}

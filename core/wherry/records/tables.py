@@ -84,6 +84,7 @@ result = Table(
     Column("run", ForeignKey(run.c.id, ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("target_key", Text, nullable=False),
+    Column("started", Moment, nullable=False),
     Column("name", Text, nullable=False),
     Column("variant", Text, nullable=False),
     Column("backend", Text, nullable=False),
@@ -101,10 +102,13 @@ result = Table(
     Column("peak_memory_bytes", BigInteger),
     Column("energy_mj", Float(53)),
     Column("metrics", JSON, nullable=False),
-    Index("wherry_result_target", "target_key", "run"),
+    Index("wherry_result_target", "target_key", "started", "run"),
     Index("wherry_result_device", "device", "run"),
 )
-"""``board`` is the fingerprint of the board; ``low_ms`` and ``high_ms`` bound the median."""
+"""``board`` is the fingerprint of the board; ``low_ms`` and ``high_ms`` bound the median.
+
+``started`` is the run's: the newest of a target's many results are found by the index alone.
+"""
 
 detail = Table(
     "wherry_detail",

@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from wherry.errors import UsageError
 from wherry.measurement import merge
+from wherry.passes import MeasuredOn
 from wherry.plan import Step
 from wherry.stages import convert
 from wherry.stages.context import HostContext, Services, take_or_build
@@ -20,7 +20,6 @@ from wherry.stages.keys import agent_code, files_digest, own_code
 from wherry.stages.rounds import RoundContext
 from wherry.stats import summarise
 from wherry.store import Key
-from wherry.target import Target
 
 if TYPE_CHECKING:
     from wherry.model import Model
@@ -49,7 +48,8 @@ def latency_ms(
         UsageError: the manifest has no such target, or several.
         WherryError: whatever converting and measuring may raise.
     """
-    target = _target(backend, device, precision, services)
+    wanted = MeasuredOn(backend, device, precision)
+    target = wanted.among(row.target for row in services.plan.rows)
     asked = Step(f"{step}:candidate", "convert", "convert a candidate", ("model",), target=target)
     converted: Converted = convert.run(asked, {"model": model}, services).value
     artifact, descriptor = converted.artifact, services.host.backends[backend]
@@ -98,25 +98,3 @@ def latency_ms(
 
     entry, _, _ = take_or_build(services, f"{step}:candidate", key, build)
     return float(json.loads((entry.directory / FILE).read_text())["median_ms"])
-
-
-def _target(backend: str, device: str | None, precision: str, services: Services) -> Target:
-    """The one of the manifest's targets that is meant; with the fewest threads, if several are."""
-    rows = [row.target for row in services.plan.rows]
-    fitting = [
-        target
-        for target in rows
-        if target.backend == backend
-        and target.precision == precision
-        and device in {None, target.device}
-    ]
-    devices = {target.device for target in fitting}
-    if len(devices) == 1:
-        return min(fitting, key=lambda target: target.options.threads)
-    known = ", ".join(sorted({f"{t.backend} {t.precision} on {t.device}" for t in rows}))
-    wanted = f"{backend} {precision}" + (f" on {device}" if device else "")
-    raise UsageError(
-        f"a latency on {wanted} is asked for, and the manifest has "
-        + (f"it on {', '.join(sorted(devices))}" if devices else "no such target"),
-        remedy=f"Name one of its targets: {known}.",
-    )

@@ -125,9 +125,24 @@ def _shape(graph: Graph, name: str, node: onnx.NodeProto) -> Shape:
             f"the shape of the tensor {name!r} is not known, so that {node.op_type} cannot be "
             "counted",
             where=f"node {node.name!r}",
-            remedy="Put `simplify` before this pass, or leave this pass out.",
+            remedy="Put `simplify` before this pass, or leave this pass out."
+            if (maker := _controlled(graph, name)) is None
+            else f"It comes from {maker.name!r}, a {maker.op_type}, whose results have no shape "
+            "before they are there: leave this pass out.",
         )
     return found
+
+
+def _controlled(graph: Graph, name: str) -> onnx.NodeProto | None:
+    """The node with a graph inside (Loop, Scan, If) that a tensor is made from, the nearest."""
+    sources = {name}
+    nodes: list[onnx.NodeProto] = list(graph.proto.graph.node)
+    for node in reversed(nodes):
+        if sources.intersection(node.output):
+            if any(each.type == each.GRAPH for each in node.attribute):
+                return node
+            sources.update(node.input)
+    return None
 
 
 def _weighted(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from wherry.normalise.graph import Graph
 from wherry_compress.graph.costs import measure as costs_of
+from wherry_compress.graph.patterns import meant
 from wherry_compress.job import Done, Job, Refusal
 from wherry_compress.lowrank import faster
 from wherry_compress.lowrank.choose import (
@@ -15,7 +16,6 @@ from wherry_compress.lowrank.choose import (
     as_listed,
     by_energy,
     saved,
-    selected,
     within_budget,
 )
 from wherry_compress.lowrank.factors import (
@@ -155,8 +155,8 @@ def _found(job: Job, scheme: Scheme, kinds: set[str]) -> _Work:
     every, left = find_layers(graph)
     of_kind = {node.name for node in graph.proto.graph.node if node.op_type in kinds}
     names = [node.name for node in graph.proto.graph.node if node.name in of_kind]
-    wanted = selected(names, asked["nodes"], "nodes") if names else frozenset()
-    wanted -= selected(names, asked["keep"], "keep") if asked["keep"] else frozenset()
+    wanted = meant(asked["nodes"], names, "nodes") if names else frozenset()
+    wanted -= meant(asked["keep"], names, "keep")
     layers = {}
     why = {name: text for name, text in left.items() if name in wanted}
     for layer in every:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
 
-from wherry_compress.job import Refusal
+from wherry_compress.graph.patterns import meant
 from wherry_compress.lowrank.factors import Choice
 from wherry_compress.lowrank.layers import Layer, chain_macs
 
@@ -14,25 +12,6 @@ Table = dict[str, list[Choice]]
 """Layer to what it could become, ascending in energy; none has more multiplications than it."""
 
 Faster = Callable[[Layer, Choice], bool]
-
-
-def selected(names: Sequence[str], patterns: Iterable[str], word: str) -> frozenset[str]:
-    """The nodes that patterns mean; one that is a node's name means that node alone.
-
-    Raises:
-        Refusal: a pattern means none.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        those = {pattern} & set(names) or {name for name in names if fnmatchcase(name, pattern)}
-        if not those:
-            near = difflib.get_close_matches(pattern, names, 1)
-            raise Refusal(
-                f"{word} names the node {pattern!r}, and the network has none like that",
-                remedy=f"Did you mean {near[0]!r}?" if near else "Correct the name.",
-            )
-        found |= those
-    return frozenset(found)
 
 
 def at_level(choices: Sequence[Choice], level: float) -> Choice | None:
@@ -100,6 +79,6 @@ def as_listed(
     """Node to the rank that is listed for it."""
     ranks: dict[str, tuple[int, ...]] = {}
     for pattern, rank in listed.items():
-        for name in selected(names, [pattern], "ranks"):
+        for name in meant([pattern], names, "ranks"):
             ranks.setdefault(name, (rank,) if isinstance(rank, int) else tuple(rank))
     return ranks

@@ -227,18 +227,17 @@ class _Fitter:
             weights = self._weights(name, values)
             weights *= self._kept[self._cuts[name].ids][:, None, None]
             where = self.channels.positions(self._cuts[name], group)
+            mine, per = where.reshape(-1), where.shape[1]
             inside = np.zeros(len(weights), bool)
-            inside[where.reshape(-1)] = True
+            inside[mine] = True
             fixed = weights * ~inside[:, None, None]
             rest = each.xy - np.tensordot(each.xx, fixed, axes=([2, 3], [0, 1]))
             share = 1 / max(each.yy, np.finfo(np.float64).tiny)
             # the part of a channel in the sums, against that of each other
-            seen = np.einsum("cko,ckdl->codl", weights[where.reshape(-1)],
-                             each.xx[where.reshape(-1)][:, :, where.reshape(-1)])  # fmt: skip
-            parts = np.einsum("codl,dlo->cd", seen, weights[where.reshape(-1)])
-            per = where.shape[1]
-            gram += share * parts.reshape(units, per, units, per).sum(axis=(1, 3))
-            own = np.einsum("cko,cko->c", weights[where.reshape(-1)], rest[where.reshape(-1)])
+            flat = weights[mine].reshape(len(mine) * weights.shape[1], -1)
+            parts = each.xx[mine][:, :, mine].reshape(len(flat), -1) * (flat @ flat.T)
+            gram += share * parts.reshape(units, -1, units, len(flat) // units).sum(axis=(1, 3))
+            own = np.einsum("cko,cko->c", weights[mine], rest[mine])
             target += share * own.reshape(units, per).sum(axis=1)
         factors = lasso(gram, target, count)
         return np.argsort(-np.abs(factors) * np.sqrt(np.diag(gram)), kind="stable")

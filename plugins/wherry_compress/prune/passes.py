@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wherry.passes import Need, Pass, Span
+from wherry.passes import MeasuredOn, Need, Pass, Span
 from wherry_compress.member import Member
 from wherry_compress.train.passes import Training
 
@@ -208,6 +208,13 @@ def _cut_needs(parameters: _Cut) -> frozenset[Need]:
     return frozenset(needs)
 
 
+def _measured_on(parameters: _Cut) -> MeasuredOn | None:
+    latency = parameters.latency
+    if latency is None:
+        return None
+    return MeasuredOn(latency.backend, latency.device, latency.precision)
+
+
 def _weights_need(parameters: PruneWeights) -> frozenset[Need]:
     measured = parameters.allocation == "sensitivity"
     return frozenset({"calibration"}) if measured else frozenset()
@@ -226,6 +233,7 @@ MEMBERS = (
             parameters=PruneFilters,
             needs=frozenset({"seed"}),
             needs_with=_filters_need,
+            measures=_measured_on,
             effects={"*": _FASTER + "; accuracy has to be brought back by training"},
             space={
                 "macs": Span(0.3, 0.9),
@@ -243,6 +251,7 @@ MEMBERS = (
             parameters=PruneLasso,
             needs=frozenset({"calibration", "seed"}),
             needs_with=_cut_needs,
+            measures=_measured_on,
             effects={"*": _FASTER},
             space={"macs": Span(0.3, 0.9)},
         ),

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wherry_compress.graph.patterns import meant
 from wherry_compress.job import Done, Job, Refusal, tell
-from wherry_compress.prune.targets import matching
 from wherry_compress.train.checkpoints import Checkpoints
-from wherry_compress.train.fit import set_up, settings, student, teach
+from wherry_compress.train.fit import Settle, set_up, settings, student, teach
 from wherry_compress.train.loop import DivergedError, Hook, State, train
 from wherry_compress.train.network import Network
+from wherry_compress.train.processes import Group
 
 Masks = dict[str, Tensor]
 """Weight to ones and zeros of its shape."""
@@ -45,8 +46,9 @@ def apply(job: Job) -> Done:
     place = None if job.unfinished is None else Checkpoints(job.unfinished)
 
     def run(hook: Hook, checkpoints: Checkpoints | None = None) -> None:
+        settle = Settle(lesson.samples, about["batch"], Group())
         train(
-            network, lesson.samples, lesson.loss, settings(job), hooks=[hook], tell=tell,
+            network, lesson.samples, lesson.loss, settings(job), hooks=[hook, settle], tell=tell,
             checkpoints=checkpoints,
         )  # fmt: skip
 
@@ -65,6 +67,9 @@ def apply(job: Job) -> Done:
         ) from error
     after = _score(network, lesson.score)
     network.to("cpu")
+    with torch.no_grad():
+        for name in masks:
+            network.weights[name].add_(0.0)  # a negative weight under a mask is -0.0
     size = sum(mask.numel() for mask in masks.values())
     zeros = sum(int((mask == 0).sum()) for mask in masks.values())
     figures: dict[str, Any] = {"weights": size, "zeros": zeros, "sparsity": zeros / size}
@@ -80,7 +85,7 @@ def _chosen(network: Network, exclude: Sequence[str]) -> list[str]:
         for node in network.proto().graph.node
         if node.op_type in _PRUNED and node.input[1] in network.weights
     }
-    kept = {name for each in matching(exclude, list(nodes), "weights").values() for name in each}
+    kept = meant(exclude, list(nodes), "exclude", "node with weights")
     found = [weight for name, weight in nodes.items() if name not in kept]
     if not found:
         raise Refusal("there are no weights to make zero", remedy="Exclude less.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -11,26 +10,12 @@ import onnx
 
 from wherry_compress.graph import costs
 from wherry_compress.graph.channels import Channels, Group
+from wherry_compress.graph.patterns import matching, meant
 from wherry_compress.job import Done, Job, Refusal
 from wherry_compress.prune.budget import Budget, Counts, Measure, Step, listed, narrowed, steps
 
 Order = Callable[[list[Step], Budget, Measure], Iterable[Step]]
 _SHOWN = 12  # nodes in a list of the figures
-
-
-def matching(patterns: Iterable[str], names: Sequence[str], what: str) -> dict[str, list[str]]:
-    """Patterns to the names that they match; raises `Refusal` for one that matches nothing."""
-    found = {
-        pattern: [name for name in names if fnmatchcase(name, pattern)] for pattern in patterns
-    }
-    for pattern, matched in found.items():
-        if not matched:
-            some = ", ".join(map(repr, names[:5])) or "none"
-            raise Refusal(
-                f"the pattern {pattern!r} matches no node with {what}; these are {some}, ...",
-                remedy="Correct the pattern; * stands for any characters.",
-            )
-    return found
 
 
 def counts_for(job: Job, channels: Channels, order: Order) -> tuple[Counts, dict[str, Any]]:
@@ -46,9 +31,7 @@ def counts_for(job: Job, channels: Channels, order: Order) -> tuple[Counts, dict
     """
     about = job.parameters
     nodes = list(dict.fromkeys(cut.node for cut in channels.cuts if cut.role == "filters"))
-    excluded = {
-        name for names in matching(about["exclude"], nodes, "filters").values() for name in names
-    }
+    excluded = meant(about["exclude"], nodes, "exclude", "node with filters")
     ratios = _ratios(about["ratios"], channels.groups, nodes)
     free = [
         index
@@ -61,7 +44,7 @@ def counts_for(job: Job, channels: Channels, order: Order) -> tuple[Counts, dict
     ]
     if not any(every[index] for index in (*free, *ratios)):
         raise Refusal(
-            f"there is nothing to cut: {_reasons(channels)}",
+            f"there is nothing to cut: {_reasons(channels, free, about['round_to'])}",
             remedy="Lower `round_to` or `least`, exclude less, or leave the pass out.",
         )
     budget = Budget(channels)
@@ -90,7 +73,7 @@ def _ratios(
     said: Mapping[str, float], groups: Sequence[Group], nodes: Sequence[str]
 ) -> dict[int, float]:
     """Groups to the shares that they lose."""
-    matched = matching(said, nodes, "filters")
+    matched = matching(said, nodes, "ratios", "node with filters")
     found: dict[int, float] = {}
     for index, group in enumerate(groups):
         for pattern, share in said.items():
@@ -100,9 +83,15 @@ def _ratios(
     return found
 
 
-def _reasons(channels: Channels) -> str:
-    """Why so little can be cut, in words."""
+def _reasons(channels: Channels, free: Sequence[int], round_to: int) -> str:
+    """Why nothing can be cut, in words."""
     reasons = [
+        f"{next(iter(group.makers))!r} has {len(group.units)} filters that can go, and its width "
+        f"is to be a multiple of {round_to}"
+        for group in (channels.groups[index] for index in free)
+        if len(group.units) <= round_to
+    ]
+    reasons += [
         f"{node!r} stays, because {reason.where} {reason.why}"
         for node, reason in channels.frozen.items()
     ]

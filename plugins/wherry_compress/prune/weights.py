@@ -20,9 +20,9 @@ from onnx import numpy_helper
 from wherry.normalise.graph import Graph, attributes
 from wherry.parity import compare
 from wherry_compress.graph import sharing
+from wherry_compress.graph.patterns import matching, meant
 from wherry_compress.job import Data, Done, Job, Refusal
 from wherry_compress.prune.runs import outputs
-from wherry_compress.prune.targets import matching
 
 LEVELS = (0.3, 0.5, 0.7, 0.9)
 """Shares of one node's weights that become zero to see what happens to the outputs."""
@@ -104,7 +104,7 @@ def _weights(proto: onnx.ModelProto) -> dict[str, Weights]:
 def _wanted(every: Mapping[str, Weights], about: Mapping[str, Any]) -> list[str]:
     """The nodes that may lose weights."""
     names = list(every)
-    kept = {name for each in matching(about["exclude"], names, "weights").values() for name in each}
+    kept = meant(about["exclude"], names, "exclude", "node with weights")
     found = [name for name in names if name not in kept]
     if about["only"] == "1x1":
         found = [name for name in found if every[name].is_convolution and every[name].kernel == 1]
@@ -120,7 +120,7 @@ def _wanted(every: Mapping[str, Weights], about: Mapping[str, Any]) -> list[str]
 def _listed(ratios: Mapping[str, float], names: list[str]) -> dict[str, float]:
     """Nodes to shares that are said."""
     found: dict[str, float] = {}
-    for pattern, matched in matching(ratios, names, "weights").items():
+    for pattern, matched in matching(ratios, names, "ratios", "node with weights").items():
         for name in matched:
             found.setdefault(name, ratios[pattern])
     return found

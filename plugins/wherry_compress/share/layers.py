@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from wherry_compress.graph.patterns import meant
 from wherry_compress.job import Refusal
 
 _WEIGHTS = {
@@ -95,13 +94,7 @@ class Network:
         """
         found = {layer.node.name: usual for layer in self.layers}
         for pattern, setting in patterns.items():
-            names = [pattern] if pattern in found else [n for n in found if fnmatchcase(n, pattern)]
-            if not names:
-                near = difflib.get_close_matches(pattern, found, 1)
-                raise Refusal(
-                    f"layers: {pattern!r} fits no layer with weights",
-                    remedy=f"Did you mean {near[0]!r}?" if near else f"It has {_list(found)}.",
-                )
+            names = meant([pattern], list(found), "layers", "layer with weights")
             found.update(dict.fromkeys(names, setting))
         return found
 
@@ -174,8 +167,3 @@ def told(
         "bits_per_weight": round(bits / total, 4) if total else 32.0,
         "layers": rows,
     }
-
-
-def _list(names: Mapping[str, object], most: int = 8) -> str:
-    shown = ", ".join(map(repr, list(names)[:most]))
-    return shown + (", ..." if len(names) > most else "")

@@ -23,6 +23,7 @@ from onnx import helper, numpy_helper
 
 from wherry.normalise.graph import STANDARD
 from wherry.reference import open_session, run_session
+from wherry_compress.graph.patterns import meant
 from wherry_compress.job import Data, Done, Job, Refusal, tell
 
 EPSILON = 1e-5
@@ -35,8 +36,8 @@ _RELATIVE = 1e-4  # of an output's root mean square
 def restore(job: Job) -> Done:
     """The model with batch norms; its figures are how many there were and were put there."""
     model = job.load()
-    excluded = set(job.parameters["exclude"])
-    places = _places(model, excluded)
+    names = [node.name for node in model.graph.node]
+    places = _places(model, meant(job.parameters["exclude"], names, "exclude"))
     there = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     if not places:
         raise Refusal(
@@ -52,16 +53,9 @@ def restore(job: Job) -> Done:
     return Done(model, {"batch_norms_before": len(there), "batch_norms_added": len(places)})
 
 
-def _places(model: onnx.ModelProto, excluded: set[str]) -> list[onnx.NodeProto]:
+def _places(model: onnx.ModelProto, excluded: frozenset[str]) -> list[onnx.NodeProto]:
     """Convolutions with no batch norm behind them, before the last layer."""
     graph = model.graph
-    unknown = sorted(excluded - {node.name for node in graph.node})
-    if unknown:
-        raise Refusal(
-            f"bn.restore is to leave out {unknown[0]!r}, and the network has no such node",
-            where=unknown[0],
-            remedy="Correct `exclude`.",
-        )
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:

@@ -19,7 +19,8 @@ class Restore(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     exclude: tuple[str, ...] = Field(
-        default=(), description="nodes after which no BatchNormalization is put"
+        default=(),
+        description="nodes, or patterns over them, that stay without one",
     )
     samples: int | None = Field(
         default=None, ge=1, description="of the calibration data; all of them if left out"

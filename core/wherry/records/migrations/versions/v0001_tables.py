@@ -42,6 +42,7 @@ def upgrade() -> None:
         ),
         sa.Column("position", sa.Integer(), primary_key=True, autoincrement=False),
         sa.Column("target_key", sa.Text(), nullable=False),
+        sa.Column("started", sa.DateTime(timezone=True), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("variant", sa.Text(), nullable=False),
         sa.Column("backend", sa.Text(), nullable=False),
@@ -60,7 +61,7 @@ def upgrade() -> None:
         sa.Column("energy_mj", sa.Float(53)),
         sa.Column("metrics", sa.JSON(), nullable=False),
     )
-    op.create_index("wherry_result_target", "wherry_result", ["target_key", "run"])
+    op.create_index("wherry_result_target", "wherry_result", ["target_key", "started", "run"])
     op.create_index("wherry_result_device", "wherry_result", ["device", "run"])
     for name, more in (
         ("wherry_detail", [sa.Column("body", sa.LargeBinary(), nullable=False)]),
