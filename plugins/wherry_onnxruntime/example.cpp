@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
                              : dtype == "float32" || dtype == "int32"   ? 4
                              : dtype == "float16"                       ? 2
                                                                         : 1;
-    same = model::check(folder, output, outputs[i].GetTensorRawData(), count * size) && same;
+    same = model::check(folder, output, outputs[i].GetTensorData<char>(), count * size) && same;
   }
   return same ? 0 : 1;
 }

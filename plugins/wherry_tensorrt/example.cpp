@@ -42,8 +42,8 @@ static std::string choose(nvinfer1::IBuilderConfig &config) {
   const bool rest = precision == "int8" && model::option("int8_rest") != "fp32";
   if (asked("keep_fp32") || asked("shapes") || asked("dla") ||
       (precision == "int8" && model::option("int8") == "implicit"))
-    throw std::runtime_error("this network's options want more than is written here: let example.py "
-                             "build the engine, and name the engine.plan of its cache as ENGINE");
+    throw std::runtime_error("this network's options want more than is written here: run example.py "
+                             "with BUNDLE_CACHE=FOLDER, and name the engine.plan in it as ENGINE");
 #if NV_TENSORRT_MAJOR >= 11  // types stand in the file alone
   (void)config;
   return precision == "fp16" || precision == "bf16" || rest ? "typed.onnx" : "model.onnx";
@@ -52,10 +52,10 @@ static std::string choose(nvinfer1::IBuilderConfig &config) {
   if (precision == "fp16" || rest) config.setFlag(Flag::kFP16);
   if (precision == "int8") config.setFlag(Flag::kINT8);
   if (precision == "bf16") {
-#if NV_TENSORRT_MAJOR >= 9
+#if NV_TENSORRT_MAJOR >= 10
     config.setFlag(Flag::kBF16);
 #else
-    throw std::runtime_error("TensorRT 8 knows no bfloat16");
+    throw std::runtime_error("bfloat16 wants TensorRT 10 or newer");
 #endif
   }
   return "model.onnx";

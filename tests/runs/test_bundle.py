@@ -12,6 +12,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import fake_trtexec
+import mace_tool
 import numpy as np
 import onnx
 import pytest
@@ -24,6 +26,7 @@ from wherry.cli import main
 from wherry.engine.environments import Environments
 from wherry.errors import BundleError, GateFailed, StoreError, UsageError
 from wherry.host import Host
+from wherry.testing.networks import build
 
 MANIFEST = """
 wherry: 1
@@ -311,6 +314,60 @@ def test_the_python_example_gives_the_expected_outputs_with_each_runtime(
         assert done.returncode == 0, f"{backend}: {done.stdout}{done.stderr}"
         assert done.stdout.count("against the expected: cosine 1.0000") == 4
         assert "is of class" in done.stdout
+
+
+OWN_TOOLS = """
+wherry: 1
+model: {path: net.onnx}
+data:
+  calibration: {source: npz, path: data.npz}
+  evaluation: {source: npz, path: data.npz, slice: "0:2"}
+metrics: [agreement]
+targets: [{backend: BACKEND, precision: int8}]
+measure: {rounds: 1, duration_s: 0.01, warmup_s: 0.01}
+parity: {samples: 2}
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorrt-11.1", "mace"])
+def test_a_bundle_runs_with_the_boards_own_tool(wherry_home, tmp_path, monkeypatch, backend):
+    """The runner prepares the board; trtexec and mace_run are programs of ours that behave so."""
+    backend, _, version = backend.partition("-")
+    if version:
+        tool = str(fake_trtexec.install(tmp_path / "trtexec", version))
+    else:
+        tool = mace_tool.real() or mace_tool.stand_in(tmp_path)
+    name = "TRTEXEC" if version else "MACE_RUN"
+    monkeypatch.setenv("WHERRY_PLUGINS", "")
+    monkeypatch.setenv(name, tool)
+    monkeypatch.chdir(tmp_path)
+    build("convnet", tmp_path / "net.onnx")
+    data = np.random.default_rng(3).normal(0.3, 1, (8, 3, 17, 22)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", image=data)
+    (tmp_path / "m.yaml").write_text(OWN_TOOLS.replace("BACKEND", backend))
+    record = api.run(tmp_path / "m.yaml")
+    (row,) = record.values["results"]
+    assert row["status"] == "ok", row["error"]
+    api.bundle(tmp_path / "b.tar.gz", record.values["run_id"], samples=2)
+    found = api.bundle_verify(tmp_path / "b.tar.gz")
+    assert found["failed"] is None
+    assert found["latency"]["timed_by"] == ("trtexec" if version else "mace_run")
+    root = unpacked(tmp_path / "b.tar.gz", tmp_path / "out")
+    assert {"example.cpp", "model.h"} < {each.name for each in (root / "cpp").iterdir()}
+    shutil.rmtree(wherry_home)  # nothing of it may be needed
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("BUNDLE_CACHE", str(cache))
+    done = example(root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("against the model in fp32") == 2 * len(found["parity"]["per_output"])
+    if version:
+        assert len(list(cache.glob("engines/*/engine.plan"))) == 1
+    monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = example(root)
+    assert done.returncode == 1
+    assert f"there is no {name.lower()}" in done.stderr
 
 
 @pytest.mark.backend
