@@ -36,7 +36,7 @@ static std::vector<float> flat(const ncnn::Mat &mat) {
   return values;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv) try {
   const std::string folder = argc > 1 ? argv[1] : "..";
   const bool half = std::string(model::precision) == "fp16";
   ncnn::Net net;
@@ -63,4 +63,7 @@ int main(int argc, char **argv) {
     same = model::check(folder, output, values.data(), values.size() * sizeof(float)) && same;
   }
   return same ? 0 : 1;
+} catch (const std::exception &error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 2;
 }

@@ -20,7 +20,7 @@ static ONNXTensorElementDataType type_of(const std::string &dtype) {
   throw std::runtime_error("a tensor of " + dtype);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv) try {
   const std::string folder = argc > 1 ? argv[1] : "..";
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "bundle");
   Ort::SessionOptions options;
@@ -55,4 +55,7 @@ int main(int argc, char **argv) {
     same = model::check(folder, output, outputs[i].GetTensorData<char>(), count * size) && same;
   }
   return same ? 0 : 1;
+} catch (const std::exception &error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 2;
 }

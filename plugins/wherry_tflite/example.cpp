@@ -10,7 +10,7 @@
 
 #include "model.h"
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv) try {
   const std::string folder = argc > 1 ? argv[1] : "..";
   TfLiteModel *network =
       TfLiteModelCreateFromFile((folder + "/artifact/model.tflite").c_str());
@@ -49,4 +49,7 @@ int main(int argc, char **argv) {
   TfLiteInterpreterOptionsDelete(options);
   TfLiteModelDelete(network);
   return same ? 0 : 1;
+} catch (const std::exception &error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 2;
 }
