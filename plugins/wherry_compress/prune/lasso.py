@@ -12,6 +12,7 @@ section 3.1. There single layers are cut; here whatever hangs together, several 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -308,23 +309,24 @@ def lasso(gram: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:
 def _descended(
     gram: np.ndarray, target: np.ndarray, penalty: float, start: np.ndarray
 ) -> np.ndarray:
-    """One penalty."""
-    factors = start.copy()
+    """One penalty; factors that are zero and not pushed beyond it are passed over."""
     diagonal = np.diag(gram)
+    usable = diagonal > 0
+    factors = np.where(usable, start, 0.0)
     product = gram @ factors
     for _ in range(_SWEEPS):
+        pushed = np.abs(target - product) > penalty
         most = 0.0
-        for i in np.flatnonzero(diagonal > 0):
-            free = target[i] - product[i] + diagonal[i] * factors[i]
-            new = np.sign(free) * max(0.0, abs(free) - penalty) / diagonal[i]
-            step = new - factors[i]
+        for i in np.flatnonzero(usable & (pushed | (factors != 0))).tolist():
+            old, curve = float(factors[i]), float(diagonal[i])
+            free = float(target[i] - product[i]) + curve * old
+            step = math.copysign(max(0.0, abs(free) - penalty) / curve, free) - old
             if step:
                 product += gram[i] * step
-                factors[i] = new
+                factors[i] = old + step
                 most = max(most, abs(step))
         if most < 1e-4:
             break
-    factors[diagonal <= 0] = 0
     return factors
 
 
