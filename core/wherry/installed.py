@@ -50,10 +50,17 @@ def installed_plugins() -> list[Installed]:
     for entry in importlib.metadata.entry_points(group=GROUP):
         assert entry.dist is not None  # entry points that were found have one
         # A distribution whose removal was interrupted may have entry points and no metadata.
-        metadata = cast("Mapping[str, str]", entry.dist.metadata or {})
+        metadata = _metadata(entry.dist)
         name, version = metadata.get("Name", "?"), metadata.get("Version", "?")
         found.append((PluginInfo(entry.name, name, version, entry.value), entry))
     return sorted(found, key=lambda pair: (not pair[0].own, str(pair[0])))
+
+
+def _metadata(distribution: importlib.metadata.Distribution) -> Mapping[str, str]:
+    try:
+        return cast("Mapping[str, str]", distribution.metadata or {})
+    except FileNotFoundError:  # `importlib_metadata`, once imported, answers in Python's place
+        return {}
 
 
 def selected_plugins(names: Iterable[str] | None) -> list[Installed]:

@@ -22,6 +22,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("network_name", sorted(_load("networks").NETWORKS))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hundreds of models are tried for a file's first test: that may take minutes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="session")
 def networks() -> ModuleType:
     """The module `networks`: ``networks.NETWORKS[name]()`` builds, ``networks.sample`` feeds."""

@@ -138,7 +138,7 @@ class Trials:
             python = self.workshop.environment(self.backend.runtime[0])
         with (self.folder / "drive.log").open("w") as log:
             subprocess.run(
-                [python, HERE / "drive.py", path], check=True, stdout=log, stderr=log, timeout=280
+                [python, HERE / "drive.py", path], check=True, stdout=log, stderr=log, timeout=800
             )
 
     def _board(self) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_a_file_larger_than_the_system_allows(home: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("size=40k", "database or disk is full. Make room"),
+        ("size=40k", "Make room on its disk"),
         ("size=800k", "do not fit on the board's disk"),
         ("ro", "the store is on a file system that can only be read. Set WHERRY_HOME"),
     ],

@@ -24,7 +24,7 @@ VERBS: Mapping[str, str] = {
     "debug": "Find the layer that loses the accuracy.",
     "bundle": "Pack the winner of a run; verify a bundle.",
     "devices": "List, probe and set up boards.",
-    "serve": "Serve the team's page: runs, trends, boards.",
+    "serve": "Serve the team's page.",
     "plugins": "List the plugins and what they provide.",
     "doctor": "Check this machine, the plugins, their environments.",
     "cache": "Look into the store and tidy it.",
@@ -92,9 +92,10 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``argv`` is without the program's name."""
-    # What a verb makes lives until it ends. Python would look through all of it again and again
-    # while it grows, which takes a fifth of the time of a start.
-    gc.set_threshold(50_000)
+    if argv is None:  # the process is ours, and ends with the verb
+        # What a verb makes lives until it ends. Python would look through all of it again and
+        # again while it grows, which takes a fifth of the time of a start.
+        gc.set_threshold(50_000)
     logging.basicConfig(level=logging.WARNING, format="Warning: %(message)s")
     args = list(sys.argv[1:] if argv is None else argv)
     return report_errors(lambda: cli.main(args, prog_name="wherry", standalone_mode=False), args)

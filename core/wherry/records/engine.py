@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -33,6 +35,7 @@ from wherry.errors import StoreError
 from wherry.records.place import Place
 from wherry.records.tables import HEAD, VERSIONS
 
+_LITTLE = 1 << 20  # bytes free on a disk
 _WAIT_S = 60.0
 _CONNECT_S = 10
 _LOCK = 0x77_68_65_72_72_79  # of PostgreSQL's advisory locks, ours
@@ -107,13 +110,21 @@ def told(place: Place) -> Iterator[None]:
 def _remedy(place: Place, said: str) -> str:
     if place.file is None:
         return "Look whether the server runs and lets you in, and at WHERRY_RECORDS."
-    if "full" in said:
+    # where even the log's index does not fit, SQLite speaks of input and output
+    if "full" in said or ("I/O" in said and _free_bytes(place.file) < _LITTLE):
         return "Make room on its disk."
     if "malformed" in said or "not a database" in said:
         return "Move the file away and import an export, or set WHERRY_RECORDS to another."
     if "locked" in said:
         return f"Another process has held it for {_WAIT_S:.0f} s: end that."
     return "Look at that path, or set WHERRY_RECORDS to another."
+
+
+def _free_bytes(file: Path) -> int:
+    try:
+        return shutil.disk_usage(file.parent).free
+    except OSError:
+        return _LITTLE  # it cannot be told: then nothing is said of room
 
 
 def _sqlite(place: Place) -> Engine:

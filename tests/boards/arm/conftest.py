@@ -99,7 +99,8 @@ def _running(root: Path, state: Path, **variables: str):
             known_hosts=(state / "known_hosts").read_text(),
         )
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself: its log says why
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import signal
@@ -114,7 +113,7 @@ class OpenSsh:
         while time.monotonic() < deadline:
             with socket.socket() as probe:
                 probe.settimeout(1)
-                if probe.connect_ex((self.host, self.port)) == errno.ECONNREFUSED:
+                if probe.connect_ex((self.host, self.port)) != 0:
                     return
             time.sleep(0.02)
         raise AssertionError(f"{self.host}:{self.port} listens on")
