@@ -18,7 +18,7 @@ RESAMPLES = 2000
 LEAST_ROUNDS = 4
 """Of each side. With three, no order of the rounds is rarer than one in ten."""
 
-RUN_SHARE, LEAST_SHIFT = 1.25, 0.005
+RUN_SHARE, LEAST_SHIFT = 1.75, 0.005
 """What whole runs are taken to differ by beyond their rounds, as a standard deviation: so many
 times what the rounds of a run differ by, and at least so much (relative). No run can tell its own
 shift; but noise of machines is not white, and one whose rounds scatter has runs that do. Both
@@ -61,7 +61,7 @@ class Rounds:
 
 
 def latency_difference(
-    base: Rounds, new: Rounds, *, one_run: bool = False, seed: int = 0
+    base: Rounds, new: Rounds, *, in_turns: bool = False, seed: int = 0
 ) -> Difference:
     """Compare two targets, or one before and after.
 
@@ -75,7 +75,8 @@ def latency_difference(
     Args:
         base: what was there.
         new: what is to be judged.
-        one_run: both were measured in one run, in turns: there are no shifts.
+        in_turns: the rounds of both took turns: what the machine did meanwhile hit both, and there
+            are no shifts.
         seed: of the bootstrap.
 
     Raises:
@@ -92,7 +93,7 @@ def latency_difference(
     generator = np.random.default_rng(seed)
     variance = sum(_median_variance(side, generator) for side in logs)
     freedom = sum(len(side) - 1 for side in logs)
-    if not one_run:
+    if not in_turns:
         within = sum(float(((side - side.mean()) ** 2).sum()) for side in logs) / freedom
         variance += 2 * max(LEAST_SHIFT, RUN_SHARE * math.sqrt(within)) ** 2
     half = _student(freedom) * math.sqrt(variance)

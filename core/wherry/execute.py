@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +16,11 @@ from wherry.errors import GateFailed, RunFailed, StoreError, UnsupportedError
 from wherry.home import home
 
 if TYPE_CHECKING:
-    from wherry.engine.local import Event
+    from wherry.engine.local import Event, StepOutcome
     from wherry.host import Host
     from wherry.manifest import Manifest
     from wherry.plan import Plan
+    from wherry.records.progress import ProgressFile
     from wherry.records.requests import Request
     from wherry.reports import RunRecord
     from wherry.stages.context import Services
@@ -189,17 +190,80 @@ def execute(
         UnkeptError: all was run, and the database could not take the record.
     """
     from wherry.engine.local import run_steps
+
+    if tag is not None:
+        prepared = replace(prepared, request=replace(prepared.request, tag=tag))
+    with begun(prepared) as run:
+        events = run.telling(on_event)
+        return run.end(run_steps(prepared.services, jobs=jobs, on_event=events))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that has begun: its folder is there, and says how far it is."""
+
+    prepared: Prepared
+    progress: ProgressFile
+    started: datetime
+
+    def telling(self, also: Callable[[Event], None] | None) -> Callable[[Event], None]:
+        """Tells the run's folder of each event, and another."""
+        if also is None:
+            return self.progress.step
+
+        def tell(event: Event) -> None:
+            self.progress.step(event)
+            also(event)
+
+        return tell
+
+    def end(self, outcomes: Mapping[str, StepOutcome], *, turns: str | None = None) -> RunRecord:
+        """Judge the gates, and keep the record.
+
+        Args:
+            outcomes: how each step ended.
+            turns: what all runs have in common that were measured in turns; None: it was alone.
+
+        Raises:
+            UnkeptError: the database could not take the record.
+        """
+        from wherry.records.assemble import assemble
+        from wherry.records.baselines import Baselines
+        from wherry.records.gates import evaluate, with_gates
+        from wherry.records.progress import KEPT
+
+        services = self.prepared.services
+        services.release()
+        record = assemble(
+            services,
+            outcomes,
+            run_id=self.prepared.run_id,
+            request=self.prepared.request,
+            started=self.started,
+            finished=datetime.now(UTC),
+            turns=turns,
+        )
+        judged = evaluate(services.manifest.gates, record.values, Baselines(record))
+        record = with_gates(record, judged)
+        _keep(record, services.run_directory)
+        self.progress.end(KEPT)
+        return record
+
+
+@contextlib.contextmanager
+def begun(prepared: Prepared) -> Iterator[Begun]:
+    """Make the run's folder and hold it; at the end scratch is removed, and boards are given back.
+
+    Raises:
+        StoreError: the home or the database cannot be used.
+    """
     from wherry.filelock import hold
-    from wherry.records.assemble import assemble
-    from wherry.records.baselines import Baselines
     from wherry.records.database import Records
-    from wherry.records.gates import evaluate, with_gates
-    from wherry.records.progress import KEPT, ProgressFile
+    from wherry.records.progress import ProgressFile
     from wherry.records.requests import RUNNING, save_request
     from wherry.stages.context import SCRATCH
 
-    services, run_id = prepared.services, prepared.run_id
-    request = prepared.request if tag is None else replace(prepared.request, tag=tag)
+    services, request = prepared.services, prepared.request
     started = datetime.now(UTC)
     with contextlib.ExitStack() as stack:
         stack.callback(services.release)  # boards whose step was never reached
@@ -209,39 +273,12 @@ def execute(
             stack.enter_context(hold(services.run_directory / RUNNING, remove=True))
             save_request(request, services.run_directory)
             progress = stack.enter_context(ProgressFile(services.run_directory))
-            progress.begin(services.plan, run_id, tag=request.tag, manifest=request.manifest)
+            progress.begin(
+                services.plan, prepared.run_id, tag=request.tag, manifest=request.manifest
+            )
         Records.open().close()  # what is wrong with it is said now, not in hours
-        try:
-            outcomes = run_steps(services, jobs=jobs, on_event=_both(progress.step, on_event))
-        finally:
-            shutil.rmtree(services.run_directory / SCRATCH, ignore_errors=True)
-            services.release()
-        record = assemble(
-            services,
-            outcomes,
-            run_id=run_id,
-            request=request,
-            started=started,
-            finished=datetime.now(UTC),
-        )
-        judged = evaluate(services.manifest.gates, record.values, Baselines(record))
-        record = with_gates(record, judged)
-        _keep(record, services.run_directory)
-        progress.end(KEPT)
-    return record
-
-
-def _both(
-    first: Callable[[Event], None], second: Callable[[Event], None] | None
-) -> Callable[[Event], None]:
-    if second is None:
-        return first
-
-    def tell(event: Event) -> None:
-        first(event)
-        second(event)
-
-    return tell
+        stack.callback(shutil.rmtree, services.run_directory / SCRATCH, ignore_errors=True)
+        yield Begun(prepared, progress, started)
 
 
 def _keep(record: RunRecord, directory: Path) -> None:

@@ -114,10 +114,10 @@ def test_an_interval_holds_the_truth():
     assert held / 300 >= 0.95 - 0.025
 
 
-def test_within_one_run_there_is_no_shift_between_runs():
+def test_in_turns_there_is_no_shift_between_runs():
     rng = np.random.default_rng(3)
     one, other = run(rng, 0.005), run(rng, 0.005, slower=0.02)
-    inside = latency_difference(one, other, one_run=True)
+    inside = latency_difference(one, other, in_turns=True)
     across = latency_difference(one, other)
     assert inside.change == across.change
     assert np.diff(inside.ci95) < np.diff(across.ci95) / 2

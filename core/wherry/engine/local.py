@@ -51,7 +51,11 @@ class StepOutcome:
 
 
 def run_steps(
-    services: Services, *, jobs: int | None = None, on_event: Callable[[Event], None] | None = None
+    services: Services,
+    *,
+    jobs: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    done: Mapping[str, StepOutcome] | None = None,
 ) -> Mapping[str, StepOutcome]:
     """Run every step of the plan; returns how each ended, by id.
 
@@ -60,6 +64,7 @@ def run_steps(
         jobs: how many steps at once, those that wait for boards apart; None: the cores that this
             process may use.
         on_event: called from several threads.
+        done: how steps have ended that are not run again.
 
     Raises:
         Interrupted: on Ctrl-C, or where the run was cancelled; what is done is in the store.
@@ -76,7 +81,7 @@ def run_steps(
             notify(Event(owner, "progress", text))
 
     services.notify = progress
-    scheduler = _Scheduler(services, jobs or len(os.sched_getaffinity(0)), notify)
+    scheduler = _Scheduler(services, jobs or len(os.sched_getaffinity(0)), notify, done or {})
     outcomes: Mapping[str, StepOutcome] = {}
     try:
         outcomes = scheduler.run()
@@ -91,12 +96,20 @@ def run_steps(
 
 
 class _Scheduler:
-    def __init__(self, services: Services, jobs: int, notify: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        jobs: int,
+        notify: Callable[[Event], None],
+        done: Mapping[str, StepOutcome],
+    ) -> None:
         self._services = services
         self._jobs = jobs
         self._notify = notify
-        self._outcomes: dict[str, StepOutcome] = {}
-        self._waiting = dict(services.plan.steps)
+        self._outcomes = dict(done)
+        self._waiting = {
+            name: step for name, step in services.plan.steps.items() if name not in done
+        }
         self._running: dict[Future[StepOutcome], Step] = {}
 
     def run(self) -> Mapping[str, StepOutcome]:

@@ -43,8 +43,12 @@ def assemble(
     request: Request,
     started: datetime,
     finished: datetime,
+    turns: str | None = None,
 ) -> RunRecord:
-    """Everything that reports show, but the gates (`records.gates`)."""
+    """Everything that reports show, but the gates (`records.gates`).
+
+    ``turns`` is what runs have in common that were measured in turns.
+    """
     plan = services.plan
     results: list[dict[str, Any]] = []
     runs: list[str] = []
@@ -69,6 +73,7 @@ def assemble(
         "overrides": list(request.overrides),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
+        "turns": turns,
         "host": _host(),
         "devices": {name: asdict(info) for name, info in sorted(services.boards.items())},
         "tagged": dict(request.chosen),

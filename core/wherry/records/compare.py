@@ -238,9 +238,10 @@ def _latency(base: TargetSnapshot, new: TargetSnapshot) -> dict[str, Any]:
         why = f"rounds: {min(least)} of a side, and it takes {LEAST_ROUNDS} to know their noise"
         return {"verdict": "not comparable", "why": why}
     one_run = bool(new.measured_in) and base.measured_in == new.measured_in
+    in_turns = bool(new.turns) and base.turns == new.turns
     if one_run and base.artifact == new.artifact and base.name == new.name:
         return {"verdict": "same", "why": "it is the same measurement"}
-    found = latency_difference(sides[0], sides[1], one_run=one_run)
+    found = latency_difference(sides[0], sides[1], in_turns=one_run or in_turns)
     return {
         "change": found.change,
         "ci95": [base.timing.median_ms * end for end in found.ci95],

@@ -91,6 +91,7 @@ class TargetSnapshot(_Part):
         options: all of the backend's.
         run_id: the run that it is of.
         measured_in: the run that measured it; empty where the record does not tell.
+        turns: what it has in common with what was measured in turns with it; empty without.
         fp32: name of its peer in fp32, in the same run; empty without.
         error: the first line, where it was not measured; then nothing else is known.
         model: digest of the original.
@@ -108,6 +109,7 @@ class TargetSnapshot(_Part):
     options: dict[Text, Any]
     run_id: Text
     measured_in: Text
+    turns: Text = ""
     fp32: Text
     error: Text | None = None
     timing: Timing | None = None
@@ -176,6 +178,7 @@ def _target(
         options=target["options"],
         run_id=values["run_id"],
         measured_in=result.get("measured_in") or "",
+        turns=_turns(result, values),
         fp32=plain(result.get("fp32") or ""),
         error=None if measured else plain((result["error"].splitlines() or [""])[0]),
         timing=_timing(result["latency"], arrays, values) if measured else None,
@@ -202,6 +205,12 @@ def _target(
         artifact=result["artifact"] or "",
         runtime=_words(extra.get("runtime")),
     )
+
+
+def _turns(result: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """What was taken from another run was not measured in this one's turns."""
+    own = result.get("measured_in") == values["run_id"]
+    return plain(values.get("turns") or "") if own else ""
 
 
 def _timing(

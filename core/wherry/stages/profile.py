@@ -81,7 +81,8 @@ def _run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResu
     for row in ready:
         try:
             job = _job(row, inputs[row.convert], probed, dataset, reference, services)
-            known = None if services.remeasure else _known(step, job, services)
+            again = services.remeasure or services.upto is not None
+            known = None if again else _known(step, job, services)
         except Interrupted:
             raise
         except Exception as error:  # noqa: BLE001 -- one row's bug is not the others'
@@ -94,6 +95,8 @@ def _run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResu
     if jobs:
         rounds = Rounds(step, jobs, probed.info, dataset, reference, services, tries)
         rounds.run()
+        if services.upto is not None:
+            return StageResult({})
         done |= {job.row.index: _profiled(step, job, rounds, services) for job in jobs}
         if rounds.given_up and all(p.error is rounds.given_up for p in done.values()):
             raise rounds.given_up
@@ -171,5 +174,5 @@ def _profiled(step: Step, job: Job, rounds: Rounds, services: Services) -> Profi
         if services.remeasure:  # what was there stays until now
             services.store.remove(job.key)
         entry, _, _ = take_or_build_locked(services, f"{step.id}:{job.row.id}", job.key, keep)
-    cached = job.key.digest not in rounds.fresh
+    cached = job.key.digest not in services.fresh
     return Profiled(merged, None, cached, told, notes(entry).run, rounds.parity.get(index))

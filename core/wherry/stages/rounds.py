@@ -88,8 +88,6 @@ class Rounds:
         layers: per row, the round that timed its layers, where that was asked for and went well.
         parity: per row whose artifact the host could not run, as compared on the board.
         warnings: per row.
-        fresh: digests of the keys of which a round was measured in this run: two rows with one
-            artifact are measured once.
         given_up: why the board was left before the end, if it was.
     """
 
@@ -110,7 +108,6 @@ class Rounds:
         self.parity: dict[int, Parity] = {}
         self.failed: dict[int, WherryError] = {}
         self.warnings: dict[int, list[str]] = {job.row.index: [] for job in jobs}
-        self.fresh: set[str] = set()
         self.given_up: WherryError | None = None
         self._step = step
         self._board = board
@@ -127,8 +124,11 @@ class Rounds:
         if settings.sustained > 0:
             numbers.append(_sustained_round(settings))
         self._stabilised = Stabilised((), [])
-        self._to_clear = [(job, number) for job in jobs for number in numbers]
-        self._total = len(self._to_clear)
+        self._to_clear = [round_key(job, number) for job in jobs for number in numbers]
+        if services.upto is not None:  # a part of the rounds; they are merged by the last part
+            self._to_clear += [job.key for job in jobs]
+            numbers = [*range(min(services.upto, settings.rounds))]
+        self._total = len(jobs) * len(numbers)
         order = random.Random(settings.seed)  # noqa: S311 -- a reproducible order, no secret
         self._queue: list[tuple[Job, int]] = []
         for number in numbers:
@@ -157,7 +157,7 @@ class Rounds:
             self._check_board(session.info)
             if self._services.remeasure:
                 while self._to_clear:  # with the lease: no other run is in the middle of its rounds
-                    self._services.store.remove(round_key(*self._to_clear.pop()))
+                    self._services.store.remove(self._to_clear.pop())
             with self._fixed_clocks(session):
                 self._work_off(session)
 
@@ -233,7 +233,7 @@ class Rounds:
                 self.warnings[index].append("What timed it cannot run without pause.")
             self.warnings[index].extend(told)
             if not known:
-                self.fresh.add(job.key.digest)
+                services.fresh.add(job.key.digest)
         self._tries.success()
 
     def _check_parity(self, job: Job, session: Session, name: str) -> None:
