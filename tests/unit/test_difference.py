@@ -17,6 +17,7 @@ from wherry.difference import (
     latency_difference,
     mann_whitney,
     share_difference,
+    signed_rank,
 )
 from wherry.errors import UsageError
 
@@ -55,6 +56,33 @@ def test_p_of_many_values_is_nearly_that_of_all_orders(monkeypatch, digits):
 def test_p_of_what_is_equal_and_of_what_is_apart():
     assert mann_whitney(np.zeros(50), np.zeros(50)) == 1
     assert mann_whitney(np.arange(50), np.arange(50) + 60) < 1e-15
+
+
+def of_all_signs(differences):
+    """The share of ways to give signs whose rank sum is as far from its mean."""
+    sizes = [abs(value) for value in differences if value]
+    ranks = [
+        sum(o < size for o in sizes) + (sum(o == size for o in sizes) + 1) / 2 for size in sizes
+    ]
+    found = sum(math.copysign(r, d) for r, d in zip(ranks, filter(None, differences), strict=True))
+    signs = list(itertools.product((-1, 1), repeat=len(ranks)))
+    sums = [abs(sum(s * r for s, r in zip(each, ranks, strict=True))) for each in signs]
+    return sum(distance >= abs(found) - 1e-9 for distance in sums) / len(signs)
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=9))
+@settings(deadline=None)
+def test_p_of_pairs_is_the_share_of_all_signs_also_with_ties(differences):
+    assert signed_rank(differences) == pytest.approx(of_all_signs(differences))
+    assert signed_rank([-value for value in differences]) == pytest.approx(signed_rank(differences))
+
+
+def test_p_of_many_pairs_is_nearly_that_of_all_signs(monkeypatch):
+    differences = np.random.default_rng(0).normal(0.15, 1, 81).tolist()
+    normal = signed_rank(differences)
+    monkeypatch.setattr(difference, "_EXACT", 100)
+    assert signed_rank(differences) == pytest.approx(normal, abs=0.003)
+    assert 0.02 < normal < 0.9
 
 
 def side(logs):
@@ -122,6 +150,37 @@ def test_in_turns_there_is_no_shift_between_runs():
     assert inside.change == across.change
     assert np.diff(inside.ci95) < np.diff(across.ci95) / 2
     assert (inside.verdict, across.verdict) == ("worse", "same")
+
+
+def drifting(rng, rounds=10):
+    """What a machine does over the rounds of all that take turns."""
+    return np.cumsum(rng.normal(0, 0.02, rounds))
+
+
+def test_in_turns_pairs_find_what_drift_hides_and_flag_no_more_than_they_may():
+    rng = np.random.default_rng(4)
+
+    def rates(slower):
+        verdicts = []
+        for _ in range(400):
+            both = drifting(rng)
+            logs = [both + rng.normal(0, 0.02, 10) for _ in range(2)]
+            sides = [side(logs[0]), side(logs[1] + slower)]
+            found = latency_difference(*sides, in_turns=True)
+            verdicts.append(found.verdict)
+            assert found.change == pytest.approx(sides[1].median / sides[0].median - 1)
+        return np.mean([v == "worse" for v in verdicts]), np.mean([v != "same" for v in verdicts])
+
+    assert rates(0.0)[1] <= 0.05
+    assert rates(0.05)[0] >= 0.9
+
+
+def test_few_rounds_in_turns_are_compared_as_groups():
+    base, new = (
+        Rounds(5.0, [5.0, 5.01, 5.02, 5.03, 5.04]),
+        Rounds(6.0, [6.0, 6.01, 6.02, 6.03, 6.04]),
+    )
+    assert latency_difference(base, new, in_turns=True).verdict == "worse"
 
 
 def test_the_change_is_that_of_the_medians_which_reports_show():
