@@ -77,8 +77,10 @@ def latency_difference(
     rounds are few.
 
     Where the rounds of both took turns, the n-th of the one and the n-th of the other ran at about
-    the same time: with enough of them the variance is that of the mean of their differences, in
-    which nothing is left of what the machine did over the rounds.
+    the same time: with enough of them test and interval are those of their differences, in which
+    little is left of what the machine did over the rounds. Both are by ranks: what disturbs a round
+    disturbs it much. `LEAST_SHIFT` is added on both sides: two files of one network differ by as
+    much for as long as they are where they are in memory.
 
     Args:
         base: what was there.
@@ -100,24 +102,26 @@ def latency_difference(
     logs = [np.log(np.asarray(side.medians, np.float64)) for side in (base, new)]
     if in_turns and len(logs[0]) == len(logs[1]) >= LEAST_PAIRS:
         apart = logs[1] - logs[0]
-        variance = float(apart.var(ddof=1)) / len(apart)
-        return _judged(centre, variance, len(apart) - 1, signed_rank(apart.tolist()))
+        low, high = shift_interval(apart)
+        interval = (low - LEAST_SHIFT, high + LEAST_SHIFT)
+        return _judged(centre, interval, signed_rank(apart.tolist()))
     generator = np.random.default_rng(seed)
     variance = sum(_median_variance(side, generator) for side in logs)
     freedom = sum(len(side) - 1 for side in logs)
     if not in_turns:
         within = sum(float(((side - side.mean()) ** 2).sum()) for side in logs) / freedom
         variance += 2 * max(LEAST_SHIFT, RUN_SHARE * math.sqrt(within)) ** 2
-    return _judged(centre, variance, freedom, mann_whitney(base.medians, new.medians))
-
-
-def _judged(centre: float, variance: float, freedom: int, p: float) -> Difference:
-    """Of the logarithm of the change, and its variance."""
     half = _student(freedom) * math.sqrt(variance)
-    low, high = math.expm1(centre - half), math.expm1(centre + half)
+    p = mann_whitney(base.medians, new.medians)
+    return _judged(centre, (centre - half, centre + half), p)
+
+
+def _judged(centre: float, interval: tuple[float, float], p: float) -> Difference:
+    """Of the logarithm of the change, and its interval."""
+    low, high = map(math.expm1, interval)
     verdict = "same"
     if p <= LEVEL and not low <= 0 <= high:
-        verdict = "worse" if centre > 0 else "better"
+        verdict = "worse" if low > 0 else "better"
     return Difference(math.expm1(centre), (low, high), p, verdict)
 
 
@@ -202,12 +206,41 @@ def signed_rank(differences: Sequence[float]) -> float:
     if len(values) > _EXACT:
         score = distance / math.sqrt(float((doubled.astype(np.float64) ** 2).sum()))
         return math.erfc(score / math.sqrt(2))
-    ways = np.zeros(total + 1)  # of each sum
-    ways[0] = 1
-    for rank in map(int, doubled):
-        ways[rank:] += ways[: total + 1 - rank].copy()
-    rare = ways[np.abs(2 * np.arange(total + 1) - total) >= distance].sum()
-    return min(1.0, float(rare / ways.sum()))
+    shares = _sums(doubled)
+    rare = shares[np.abs(2 * np.arange(total + 1) - total) >= distance].sum()
+    return min(1.0, float(rare))
+
+
+def shift_interval(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of what pairs differ by: all shifts that `signed_rank` would not reject.
+
+    By the means of all pairs of differences, in their order (Lehmann, Nonparametrics, 1975, section
+    4.3). Infinite where there are fewer than six.
+
+    Args:
+        differences: [pairs].
+    """
+    count = len(differences)
+    first, second = np.triu_indices(count)
+    means = np.sort((differences[first] + differences[second]) / 2)
+    if count > _EXACT:
+        spread = math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
+        out = int(len(means) / 2 - _Z * spread)
+    else:
+        below = np.cumsum(_sums(np.arange(1, count + 1)))
+        out = int(np.searchsorted(below, LEVEL / 2, side="right"))
+    if not out:
+        return -math.inf, math.inf
+    return float(means[out - 1]), float(means[len(means) - out])
+
+
+def _sums(ranks: np.ndarray) -> np.ndarray:
+    """How often each sum of ranks comes, from 0 on, where each is taken or not at even chances."""
+    shares = np.zeros(int(ranks.sum()) + 1)
+    shares[0] = 1
+    for rank in map(int, ranks):
+        shares[rank:] += shares[: len(shares) - rank].copy()
+    return shares / shares.sum()
 
 
 @dataclass(frozen=True)

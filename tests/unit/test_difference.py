@@ -17,6 +17,7 @@ from wherry.difference import (
     latency_difference,
     mann_whitney,
     share_difference,
+    shift_interval,
     signed_rank,
 )
 from wherry.errors import UsageError
@@ -171,8 +172,31 @@ def test_in_turns_pairs_find_what_drift_hides_and_flag_no_more_than_they_may():
             assert found.change == pytest.approx(sides[1].median / sides[0].median - 1)
         return np.mean([v == "worse" for v in verdicts]), np.mean([v != "same" for v in verdicts])
 
-    assert rates(0.0)[1] <= 0.05
+    assert rates(0.0)[1] <= 0.05 + 0.022, "the level, and two standard deviations of 400"
     assert rates(0.05)[0] >= 0.9
+
+
+@given(
+    st.lists(st.floats(-1, 1), min_size=7, max_size=12),
+    st.floats(-1, 1),
+)
+@settings(deadline=None, max_examples=60)
+def test_the_interval_of_pairs_holds_the_shifts_that_the_test_does_not_reject(values, shift):
+    values = np.asarray(values)
+    low, high = shift_interval(values)
+    assert low <= high
+    apart = np.min(np.abs([shift - low, shift - high]))
+    ties = len(np.unique(np.abs(values - shift))) < len(values)
+    if apart > 1e-6 and not ties:
+        assert (low <= shift <= high) == (signed_rank((values - shift).tolist()) > 0.05)
+
+
+def test_of_five_pairs_nothing_is_known_and_of_many_nearly_what_is_counted(monkeypatch):
+    assert shift_interval(np.arange(5.0)) == (-math.inf, math.inf)
+    values = np.random.default_rng(0).normal(0.15, 1, 81)
+    normal = shift_interval(values)
+    monkeypatch.setattr(difference, "_EXACT", 100)
+    assert shift_interval(values) == pytest.approx(normal, abs=0.01)
 
 
 def test_few_rounds_in_turns_are_compared_as_groups():
