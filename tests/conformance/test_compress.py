@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import onnx
 import pytest
+from loading import load
 
 from wherry.host import Host
 from wherry.model import Model
@@ -34,7 +36,8 @@ def simplified(host, networks, home_of_trials, tmp_path_factory):
         model = Model.load(directory / "source.onnx").with_static_shapes({}, directory)
         return model, host.optimize(model, step, workshop._context())
 
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+    sweep = load(Path(__file__).with_name("sweep.py"))
+    with pytest.MonkeyPatch.context() as patch, sweep.warm(), ThreadPoolExecutor(2) as pool:
         patch.setenv("WHERRY_HOME", str(home_of_trials))
         done = pool.map(partial(one, workshop=Workshop(host, folder)), networks.NETWORKS)
         return dict(zip(networks.NETWORKS, done, strict=True))
