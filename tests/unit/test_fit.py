@@ -243,7 +243,7 @@ def test_labels_and_moves_that_do_not_fit_are_refused(job, tmp_path):
         ({"shift": 1}, "has no input of"),
     ):
         with pytest.raises(Refusal, match=text):
-            fit.apply(replace(job(rows, rows, **about), data=data))
+            fit.apply(replace(job(rows, rows), data=data, parameters=parameters(**about)))
 
 
 def _with_labels(job, labels):
@@ -352,7 +352,11 @@ def test_a_gpu_for_each_process_or_none(monkeypatch):
         fit.set_up(about | {"precision": "fp16"})
 
 
-def test_what_is_refused_in_several_processes_is_refused_by_all(job):
+def test_what_is_refused_in_several_processes_is_refused(job, monkeypatch):
+    def here(_meeting, function, *arguments):
+        function(fit.processes.Group(), *arguments)
+
+    monkeypatch.setattr(fit.processes, "run", here)
     with pytest.raises(Refusal, match="128 samples to train on, and a batch has 256"):
         fit.apply(job(batch=256, processes=2))
 
