@@ -189,7 +189,8 @@ class _Fitter:
         """What the weights of a reader take at its places, float64 [places, channels, kernel]."""
         node, places = self._nodes[name], self._places[name]
         if node.op_type == "Gemm":
-            return value.astype(np.float64)[places][:, :, None]
+            rows: np.ndarray = value.astype(np.float64)[places][:, :, None]
+            return rows
         weights = self._nodes[name].input[1]
         dims = next(t.dims for t in self.channels.proto.graph.initializer if t.name == weights)
         patches = taken(value, Window.of(node, dims[2:]), places)

@@ -104,9 +104,7 @@ class PruneFilters(_Cut):
     @model_validator(mode="after")
     def _norms(self) -> PruneFilters:
         if self.norm_of == "makers" and self.criterion not in {"l1", "l2", "fpgm"}:
-            raise ValueError(
-                f"norm_of is for l1, l2 and fpgm, and {self.criterion} is asked for"
-            )
+            raise ValueError(f"norm_of is for l1, l2 and fpgm, and {self.criterion} is asked for")
         return self
 
 
