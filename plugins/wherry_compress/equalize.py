@@ -20,8 +20,8 @@ import onnx
 from onnx import numpy_helper
 
 from wherry.reference import run_session
-from wherry_compress.graph.taps import prove, tapped
-from wherry_compress.job import Data, Done, Job, Refusal
+from wherry_compress.graph.taps import finite, prove, tapped
+from wherry_compress.job import Data, Done, Job
 
 _PASSING = {"Add", "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity"} | {
     "LeakyRelu", "MaxPool", "Relu", "Sum"
@@ -169,10 +169,7 @@ def measure(proto: onnx.ModelProto, tensors: Iterable[str], data: Data) -> dict[
             span = np.abs(value).max(axis=axes)
             spans[name] = np.maximum(spans[name], span) if name in spans else span
     for name, span in spans.items():
-        if not np.isfinite(span).all():
-            raise Refusal(
-                f"equalize: the tensor {name!r} becomes infinite or NaN on the calibration data"
-            )
+        finite(span, name)
     return spans
 
 

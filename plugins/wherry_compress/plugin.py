@@ -91,6 +91,7 @@ def _made(
     needs = member.descriptor.needed(parameters)
     output = context.output / "model.onnx"
     request = {
+        "pass": member.descriptor.name,
         "function": member.function,
         "model": str(source.path),
         "output": str(output),

@@ -78,4 +78,4 @@ def _compare(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
 def _differs(what: str) -> Refusal:
     """The simplified network is not the original."""
     remedy = "Leave rewrites out with `skip`, or leave the pass out."
-    return Refusal(f"simplify: {what}", remedy=remedy)
+    return Refusal(what, remedy=remedy)

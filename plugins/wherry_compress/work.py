@@ -1,7 +1,7 @@
 """Does one pass in a process of its own, on the host's interpreter: ``work.py REQUEST RESPONSE``.
 
-The request names the ``function`` (``module:name``) and holds a `Job`'s fields; the response holds
-``figures`` and ``warnings``. The model is written only after ONNX's full check.
+The request names the ``pass`` and its ``function`` (``module:name``) and holds a `Job`'s fields;
+the response holds ``figures`` and ``warnings``. The model is written only after ONNX's full check.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ def main(request_path: str, response_path: str) -> None:
     try:
         done = getattr(importlib.import_module(module), name)(_job(request))
     except (Refusal, WherryError) as error:
-        told = {"where": error.where, "remedy": error.remedy}
-        response: dict[str, Any] = {"error": {"message": error.message, **told}}
+        where = ", ".join(filter(None, [f"pass {request['pass']}", error.where]))
+        told = {"message": error.message, "where": where, "remedy": error.remedy}
+        response: dict[str, Any] = {"error": told}
     else:
         write(done, Path(request["output"]))
         response = {"figures": dict(done.figures), "warnings": list(done.warnings)}

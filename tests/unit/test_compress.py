@@ -53,6 +53,7 @@ def network() -> onnx.ModelProto:
 def run(tmp_path: Path, model: onnx.ModelProto, **parameters) -> dict:
     onnx.save(model, tmp_path / "in.onnx")
     request = {
+        "pass": "simplify",
         "function": "wherry_compress.simplify:apply",
         "model": str(tmp_path / "in.onnx"),
         "output": str(tmp_path / "out.onnx"),
@@ -121,7 +122,8 @@ def test_what_wherry_itself_refuses_is_no_crash(
         raise ModelError("the inference failed", where="node 'a'", remedy="Correct it.")
 
     monkeypatch.setattr(simplify, "apply", refuse)
-    error = {"message": "the inference failed", "where": "node 'a'", "remedy": "Correct it."}
+    error = {"message": "the inference failed", "remedy": "Correct it."}
+    error["where"] = "pass simplify, node 'a'"
     assert run(tmp_path, network()) == {"error": error}
 
 

@@ -29,6 +29,16 @@ def tapped(proto: onnx.ModelProto, names: Sequence[str], *, as_written: bool = F
     return open_session(copy.SerializeToString(), threads=1, where="", as_written=as_written)
 
 
+def finite(value: np.ndarray, tensor: str) -> None:
+    """Raise `Refusal` where a tensor is not finite on some sample."""
+    if not np.isfinite(value).all():
+        raise Refusal(
+            f"the tensor {tensor!r} becomes infinite or NaN on the calibration data",
+            where=f"tensor {tensor!r}",
+            remedy="Correct the network, the data or its preprocessing.",
+        )
+
+
 def prove(
     original: onnx.ModelProto, changed: onnx.ModelProto, data: Data, *, close: float, remedy: str
 ) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry.normalise.graph import Graph, attributes
-from wherry_compress.graph.taps import tapped
+from wherry_compress.graph.taps import finite, tapped
 from wherry_compress.int8.weighted import Weighted, find, set_constant
 from wherry_compress.job import Data, Done, Job, Refusal
 
@@ -89,11 +89,7 @@ def _means(
     if not samples:
         raise Refusal("there is no sample to correct by", remedy="Give data with samples.")
     for name, total in sums.items():
-        if not np.isfinite(total).all():
-            raise Refusal(
-                f"the tensor {name!r} becomes infinite or NaN on the calibration data",
-                remedy="Correct the data or its preprocessing.",
-            )
+        finite(total, name)
     return {name: np.asarray(total / samples) for name, total in sums.items()}
 
 

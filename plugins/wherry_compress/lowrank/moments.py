@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry_compress.graph.patches import drawn
-from wherry_compress.graph.taps import tapped
+from wherry_compress.graph.taps import finite, tapped
 from wherry_compress.job import Data, Refusal
 
 if TYPE_CHECKING:
@@ -79,12 +79,7 @@ def collect(
             size = layer.weights[0].size
             each = -(-min(max(_LEAST, 2 * size), _MOST) // count)
             part = drawn(values[layer.source], layer.window, each, generator)
-            if not np.isfinite(part).all():
-                raise Refusal(
-                    f"the tensor {layer.source!r} becomes infinite or NaN on the calibration data",
-                    where=layer.name,
-                    remedy="Correct the data or its preprocessing.",
-                )
+            finite(part, layer.source)
             found[layer.name].append(part)
     return found
 

@@ -9,8 +9,8 @@ import onnx
 
 from wherry.reference import open_session, run_session
 from wherry_compress.graph.channels import Channels
-from wherry_compress.graph.taps import tapped
-from wherry_compress.job import Data, Refusal
+from wherry_compress.graph.taps import finite, tapped
+from wherry_compress.job import Data
 
 
 def outputs(
@@ -40,12 +40,7 @@ def tensors(
         if session is not None:
             found |= run_session(session, sample, where="", names=inner)
         for name, value in found.items():
-            if not np.isfinite(value).all():
-                raise Refusal(
-                    f"the tensor {name!r} becomes infinite or NaN on the samples",
-                    where=f"tensor {name!r}",
-                    remedy="Correct the network, the data or its preprocessing.",
-                )
+            finite(value, name)
         yield found
 
 

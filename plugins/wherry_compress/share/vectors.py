@@ -88,9 +88,10 @@ def _apply(job: Job, kind: str) -> Done:
             network.replace(layer, made[layer.tensor])
     if not changed:
         raise Refusal(
-            f"share.{kind}: no layer was shared: "
+            "no layer was shared: "
             + "; ".join(f"{name!r}: {why}" for name, why in list(left.items())[:5]),
-            remedy="Allow more with `most_error`, or take more bits or shorter vectors.",
+            remedy="Allow more with `most_error`, lower `least`, or take more bits or shorter "
+            "vectors.",
         )
     network.round_biases(parameters["biases"])
     figures = {**told(network, changed, made), "left": left}

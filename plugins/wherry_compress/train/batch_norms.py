@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 from wherry.normalise.graph import STANDARD
 from wherry.reference import open_session, run_session
 from wherry_compress.graph.patterns import meant
-from wherry_compress.graph.taps import prove, tapped
+from wherry_compress.graph.taps import finite, prove, tapped
 from wherry_compress.job import Data, Done, Job, Refusal, tell
 
 EPSILON = 1e-5
@@ -132,12 +132,7 @@ class Moments:
 
     def add(self, value: np.ndarray) -> None:
         """The tensor of one sample, [batch, channels, ...]; refuses infinity and NaN."""
-        if not np.isfinite(value).all():
-            raise Refusal(
-                f"the tensor {self._name!r} becomes infinite or NaN on the calibration data",
-                where=self._name,
-                remedy="Correct the data or its preprocessing.",
-            )
+        finite(value, self._name)
         axes = tuple(axis for axis in range(value.ndim) if axis != 1)
         exact = value.astype(np.float64)
         total, squares = exact.sum(axes), np.square(exact).sum(axes)
@@ -182,7 +177,8 @@ def reestimate(job: Job) -> Done:
     if not nodes:
         raise Refusal(
             "bn.reestimate found no BatchNormalization in the network",
-            remedy="Put `bn.restore` at the beginning of the variant, before what prunes.",
+            remedy="Put `bn.restore` at the beginning of the variant, and before this pass none "
+            "but those that prune, or `fit: {fold: false}`: the others fold batch norms.",
         )
     _unshare(model, nodes)
     walk = _Walk(model, job)
