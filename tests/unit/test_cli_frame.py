@@ -190,6 +190,13 @@ def test_an_error_is_a_paragraph_and_an_exit_code(error, code, verb, capsys, hom
     assert not home.exists()
 
 
+def test_nothing_in_an_error_commands_the_terminal(verb, capsys):
+    verb(raising(DataError("node '\x1b]0;mine\x07\x1b[2J\u202e' has no weights\nin \udce9.onnx")))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().err.replace("\N{REPLACEMENT CHARACTER}", "?")
+    assert said == "Error: node '?]0;mine??[2J?' has no weights\nin ?.onnx\n"
+
+
 def test_wrong_usage_of_a_verb(verb, capsys):
     verb(lambda: None)
     assert main(["doctor", "--no-such-option"]) == 2

@@ -19,7 +19,7 @@ VERBS: Mapping[str, str] = {
     "plan": "Show what a run would do.",
     "run": "Run a manifest and report.",
     "report": "Show or convert the report of a run.",
-    "records": "Export, import, thin and check the records of runs.",
+    "records": "Export, import, tag, thin and check the records of runs.",
     "compare": "Compare two runs, or a run with a baseline.",
     "debug": "Find the layer that loses the accuracy.",
     "bundle": "Pack the winner of a run; verify a bundle.",

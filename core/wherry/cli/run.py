@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wherry.errors import StoreError, UsageError
+from wherry.files import replacing
 
 if TYPE_CHECKING:
     from wherry.engine.local import Event
@@ -133,18 +134,15 @@ def write_reports(
 
 def write_file(made: str | bytes, path: Path, form: str, remedy: str) -> None:
     """Write a report by rename; raises `StoreError` with the remedy."""
-    temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_bytes(made.encode() if isinstance(made, str) else made)
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write_bytes(made.encode() if isinstance(made, str) else made)
     except OSError as error:
         raise StoreError(
             f"the {form} report cannot be written: {error.strerror}",
             where=str(path),
             remedy=remedy,
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @click.command(name="run", short_help="Run a manifest and report.")
