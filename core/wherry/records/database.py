@@ -132,10 +132,10 @@ class Records(Lists):
             deleted = 0
             for start in range(0, len(run_ids), _BATCH):
                 some = [column_text(each) for each in run_ids[start : start + _BATCH]]
-                chosen = run.c.run_id.in_(some)
+                chosen = delete(run).where(run.c.run_id.in_(some))
                 if not tagged:
-                    chosen &= run.c.tag.is_(None)
-                deleted += connection.execute(delete(run).where(chosen)).rowcount
+                    chosen = chosen.where(run.c.tag.is_(None))
+                deleted += connection.execute(chosen).rowcount
         if self._place.file is not None:  # PostgreSQL's own housekeeping does as much
             shrink(self._engine, self._place)
         return deleted
