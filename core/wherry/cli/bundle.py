@@ -302,8 +302,10 @@ def key_(file: Path, no_password: bool, password_file: Path | None, as_json: boo
 
 
 def _teller(console: Any) -> Callable[[str], None]:
+    from wherry.reports.words import clean
+
     def tell(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
     return tell
 
