@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from chromium import browser, opened  # noqa: F401 -- fixtures
 from onnx import TensorProto, helper, numpy_helper
 
 MOODY = Path(__file__).parent / "moody"
 SHAPE = [1, 4, 4]
+
+
+@pytest.fixture(scope="module")
+def kept_home(
+    tmp_path_factory: pytest.TempPathFactory, shared_environments: Path
+) -> Iterator[Path]:
+    """As ``wherry_home``, one for all tests of a file, so that a run serves several."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "environments").symlink_to(shared_environments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHERRY_HOME", str(home))
+        patch.setenv("WHERRY_CONFIG", str(home / "wherry-config"))
+        patch.delenv("WHERRY_RECORDS", raising=False)
+        yield home
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import look_at_report
 from ruamel.yaml import YAML
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "compress.yaml"
@@ -35,10 +36,9 @@ def test_it_plans(wherry_home: Path) -> None:
     assert variants == set(YAML(typ="safe").load(MANIFEST)["variants"])
 
 
-@pytest.mark.torch
-@pytest.mark.backend
-@pytest.mark.timeout(600)
-def test_pruned_shared_and_coded_each_trained(wherry_home: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def deep(kept_home: Path) -> dict[str, Any]:
+    """The report of Deep Compression's stages beside the original; its HTML is beside it."""
     pytest.importorskip("torch", reason="torch is not installed")
     manifest = shortened(YAML(typ="safe").load(MANIFEST))
     manifest["model"]["path"] = str(MANIFEST.parent / "digits.onnx")
@@ -48,13 +48,29 @@ def test_pruned_shared_and_coded_each_trained(wherry_home: Path, tmp_path: Path)
     manifest["targets"] = [{"backend": "onnxruntime", "precision": "fp32", "threads": 1}]
     manifest["measure"] = {"rounds": 1, "duration_s": 0.05}
     del manifest["gates"]
-    YAML().dump(manifest, tmp_path / "manifest.yaml")
-    wherry("run", tmp_path / "manifest.yaml", "--json", tmp_path / "report.json")
-    report = json.loads((tmp_path / "report.json").read_text())
-    original, deep = report["results"]
-    assert deep["status"] == "ok", deep["error"]
-    assert 20 * deep["packed_bytes"] < original["size_bytes"]
+    YAML().dump(manifest, kept_home / "manifest.yaml")
+    files = ("--json", kept_home / "report.json", "--html", kept_home / "report.html")
+    wherry("run", kept_home / "manifest.yaml", *files)
+    report: dict[str, Any] = json.loads((kept_home / "report.json").read_text())
+    return report
+
+
+@pytest.mark.torch
+@pytest.mark.backend
+@pytest.mark.timeout(600)
+def test_pruned_shared_and_coded_each_trained(deep: dict[str, Any]) -> None:
+    original, result = deep["results"]
+    assert result["status"] == "ok", result["error"]
+    assert 20 * result["packed_bytes"] < original["size_bytes"]
     names = ["prune.weights-trained", "fit", "share.kmeans", "pack.huffman"]
-    assert [each["pass"] for each in deep["passes"]] == names
-    shared = deep["passes"][2]
+    assert [each["pass"] for each in result["passes"]] == names
+    shared = result["passes"][2]
     assert shared["trained"]["steps"] and max(r["values"] for r in shared["layers"].values()) <= 8
+
+
+@pytest.mark.torch
+@pytest.mark.backend
+@pytest.mark.browser
+@pytest.mark.timeout(600)
+def test_its_report_in_chromium(deep: dict[str, Any], kept_home: Path, opened) -> None:
+    look_at_report(opened, kept_home / "report.html", deep)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chromium import look_at_report
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "quickstart.yaml"
 QUICK = ("--set", "measure.rounds=1", "--set", "measure.duration_s=0.1")
@@ -26,11 +27,14 @@ def states(report: dict) -> dict[str, str]:
     return {step["id"]: step["state"] for step in report["steps"]}
 
 
-def test_quickstart_then_from_the_store_then_other_threads(
-    wherry_home: Path, tmp_path: Path
-) -> None:
-    report = run(tmp_path / "first.json")
+@pytest.fixture(scope="module")
+def first(kept_home: Path) -> dict:
+    """The report of a run from nothing; its HTML is beside it."""
+    return run(kept_home / "first.json", "--html", str(kept_home / "first.html"))
 
+
+def test_quickstart_then_from_the_store_then_other_threads(first: dict, tmp_path: Path) -> None:
+    report = first
     results = report["results"]
     assert len(results) == 18
     assert {r["status"] for r in results} == {"ok"}
@@ -65,3 +69,8 @@ def test_quickstart_then_from_the_store_then_other_threads(
     assert {kind for kind, state in by_kind if state != "cached"} == {"profile"}
     assert [r["latency"] for r in measured["results"]] != [r["latency"] for r in results]
     assert [r["metrics"] for r in measured["results"]] == [r["metrics"] for r in results]
+
+
+@pytest.mark.browser
+def test_its_report_in_chromium(first: dict, kept_home: Path, opened) -> None:
+    look_at_report(opened, kept_home / "first.html", first)
