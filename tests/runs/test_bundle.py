@@ -214,6 +214,15 @@ def lock_with(**changes):
     return change
 
 
+def artifact_with(**changes):
+    def change(root: Path) -> None:
+        lock = json.loads((root / "bundle.json").read_text())
+        lock["artifact"] |= changes
+        (root / "bundle.json").write_text(json.dumps(lock))
+
+    return change
+
+
 def other_sample(root: Path) -> None:
     np.save(root / "samples/0/reference-0.npy", np.ones((1, 4, 4), np.float32))
 
@@ -249,6 +258,8 @@ def runs_a_program(root: Path) -> None:
             {"inputs": {"x": "0/inputs-0.npy"}, "reference": {}, "outputs": {}}]}),
          "no outputs to compare with"),
         (lock_with(artifact={"files": {}}), "does not say what"),
+        (artifact_with(files=7), "does not say what"),
+        (artifact_with(outputs=[None]), "does not say what"),
         (lock_with(bundle=[]), "does not say what"),
         (lock_with(measured={"latency": "fast"}), "does not say what"),
         (huge_sample, "inputs-0.npy is no array"),
