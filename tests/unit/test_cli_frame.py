@@ -13,13 +13,15 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from wherry import __version__, cli
 from wherry.cli import VERBS, main
 from wherry.cli.errors import MASK, bug_report, mask_arguments
 from wherry.cli.plugins import plugins_list
 from wherry.cli.run import progress_display
+from wherry.console import Console
 from wherry.errors import DataError, GateFailed, Interrupted, ManifestError, UsageError
 from wherry.hookspecs import hookimpl
 from wherry.host import Host
@@ -217,6 +219,16 @@ def test_what_a_tool_says_while_it_works_is_only_text(terminal):
             on_event(types.SimpleNamespace(step=step, state=state, text=text))
     said = console.file.getvalue()
     assert "convert [b]net[/x]: [/b] 50 \N{REPLACEMENT CHARACTER}]0;mine" in said
+
+
+def test_a_name_in_a_table_is_only_text_and_colours_stay():
+    console, table = Console(file=io.StringIO(), force_terminal=True, width=80), Table("device")
+    table.add_row(Text("pi\x1b]0;mine\x07\u202e4", style="red"))
+    console.print(table)
+    said = console.file.getvalue()
+    assert "pi?]0;mine" in said.replace("\N{REPLACEMENT CHARACTER}", "?")
+    assert "\x1b[31m" in said
+    assert not {"\x07", "\u202e"} & {*said}
 
 
 def test_wrong_usage_of_a_verb(verb, capsys):

@@ -209,12 +209,11 @@ def make_(
     Unless said, the fastest result on the front that holds every gate; where that is not one
     alone, the choices are listed.
     """
-    from rich.console import Console
-
     from wherry.bundle.choose import Wish
     from wherry.bundle.make import make
     from wherry.bundle.signing import read_secret_key
     from wherry.cli.run import progress_display
+    from wherry.console import Console
     from wherry.reports.words import one_line
 
     record, key = _record(run), None
@@ -263,7 +262,7 @@ def verify_(file: Path, device: str, public_key: str | None, max_size: int, as_j
     Nothing of the archive is executed but the network: the runner is the installed plugin's. Exit
     codes: 0 it holds; 1 it was changed, or gives something else; 2 wrong usage.
     """
-    from rich.console import Console
+    from wherry.console import Console
 
     found = bundle_verify(
         file,
@@ -302,10 +301,8 @@ def key_(file: Path, no_password: bool, password_file: Path | None, as_json: boo
 
 
 def _teller(console: Any) -> Callable[[str], None]:
-    from wherry.reports.words import clean
-
     def tell(text: str) -> None:
-        console.print(clean(text), markup=False, highlight=False, soft_wrap=True)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     return tell
 

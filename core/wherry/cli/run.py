@@ -193,13 +193,11 @@ def command(
     or is missing in an earlier run, as when a board was lost. Exit codes: 0 done; 1 something
     failed, named; 3 a gate did not hold; 130 interrupted, and what is done is kept.
     """
-    from rich.console import Console
-
+    from wherry.console import Console
     from wherry.execute import UnkeptError, execute, raise_for_outcome
     from wherry.records.naming import check_tag
     from wherry.reports import github as annotations
     from wherry.reports.terminal import print_record
-    from wherry.reports.words import clean
     from wherry.trackers import track as tell_trackers
     from wherry.trackers import wanted
 
@@ -210,7 +208,7 @@ def command(
     errors = Console(stderr=True, quiet=quiet)
 
     def tell(text: str) -> None:
-        errors.print(clean(text), markup=False, highlight=False, soft_wrap=True)
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
     unkept: UnkeptError | None = None
     with annotations.unheard() if github else nullcontext():
@@ -241,10 +239,9 @@ def command(
 @contextmanager
 def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], None]]:
     """A bar over all steps and a line for each that runs; plain lines where it is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from wherry.reports.words import clean, one_line
+    from wherry.console import Console
     from wherry.screen import SCREEN
 
     assert isinstance(console, Console)
@@ -267,31 +264,28 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
         def on_event(event: Event) -> None:
             step = event.step
             if event.state == "started":
-                tasks[step.id] = progress.add_task(one_line(step.title), total=None)
+                tasks[step.id] = progress.add_task(step.title, total=None)
             elif event.state == "progress":
                 if step.id in tasks:
-                    text = one_line(f"{step.title}: {event.text}")
-                    progress.update(tasks[step.id], description=text)
+                    progress.update(tasks[step.id], description=f"{step.title}: {event.text}")
             else:
                 if step.id in tasks:
                     progress.remove_task(tasks.pop(step.id))
                 progress.advance(overall)
                 if event.state == "failed":
-                    progress.console.print(clean(f"failed: {step.title}"), markup=False)
+                    progress.console.print(f"failed: {step.title}", markup=False)
 
         yield on_event
 
 
 def _print_event(event: Event, console: object) -> None:
-    from rich.console import Console
-
-    from wherry.reports.words import clean
+    from wherry.console import Console
 
     assert isinstance(console, Console)
     if event.state in {"done", "cached", "failed", "skipped"}:
         detail = f": {event.text}" if event.text else ""
         console.print(
-            clean(f"{event.state:8}{event.step.title}{detail}"),
+            f"{event.state:8}{event.step.title}{detail}",
             markup=False,
             highlight=False,
             soft_wrap=True,
