@@ -215,6 +215,7 @@ def make_(
     from wherry.bundle.make import make
     from wherry.bundle.signing import read_secret_key
     from wherry.cli.run import progress_display
+    from wherry.reports.words import one_line
 
     record, key = _record(run), None
     if secret_key is not None:
@@ -233,7 +234,8 @@ def make_(
     if as_json:
         click.echo(json.dumps(made, indent=1))
         return
-    click.echo(f"{made['file']}: {made['result']}, {made['files']} files, {made['bytes']} bytes")
+    result = one_line(made["result"])
+    click.echo(f"{made['file']}: {result}, {made['files']} files, {made['bytes']} bytes")
     click.echo(f"sha256 {made['sha256']}")
     if made["signature"]:
         click.echo(f"signature {made['signature']}")
@@ -300,8 +302,10 @@ def key_(file: Path, no_password: bool, password_file: Path | None, as_json: boo
 
 
 def _teller(console: Any) -> Callable[[str], None]:
+    from wherry.reports.words import clean
+
     def tell(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
     return tell
 
@@ -345,7 +349,7 @@ def _show(found: dict[str, Any]) -> None:
         )
         lines.append(f"{kind:10} {text}, against {words}")
     was = latency["measured_ms"]
-    told = f"; where it was measured: {ms_text(was)} ms" if isinstance(was, int | float) else ""
+    told = "" if was is None else f"; where it was measured: {ms_text(was)} ms"
     lines.append(f"latency    median {ms_text(latency['median_ms'])} ms, timed briefly{told}")
     for line in lines:  # aligned by spaces, and what comes from the archive may be anything
         click.echo(clean(line).replace("\n", " "))

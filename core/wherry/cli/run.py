@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wherry.errors import StoreError, UsageError
+from wherry.files import replacing
 
 if TYPE_CHECKING:
     from wherry.engine.local import Event
@@ -133,18 +134,15 @@ def write_reports(
 
 def write_file(made: str | bytes, path: Path, form: str, remedy: str) -> None:
     """Write a report by rename; raises `StoreError` with the remedy."""
-    temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_bytes(made.encode() if isinstance(made, str) else made)
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write_bytes(made.encode() if isinstance(made, str) else made)
     except OSError as error:
         raise StoreError(
             f"the {form} report cannot be written: {error.strerror}",
             where=str(path),
             remedy=remedy,
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @click.command(name="run", short_help="Run a manifest and report.")
@@ -201,6 +199,7 @@ def command(
     from wherry.records.naming import check_tag
     from wherry.reports import github as annotations
     from wherry.reports.terminal import print_record
+    from wherry.reports.words import clean
     from wherry.trackers import track as tell_trackers
     from wherry.trackers import wanted
 
@@ -211,7 +210,7 @@ def command(
     errors = Console(stderr=True, quiet=quiet)
 
     def tell(text: str) -> None:
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        errors.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
     unkept: UnkeptError | None = None
     with annotations.unheard() if github else nullcontext():
@@ -245,6 +244,7 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from wherry.reports.words import clean, one_line
     from wherry.screen import SCREEN
 
     assert isinstance(console, Console)
@@ -252,7 +252,7 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
         yield lambda event: _print_event(event, console)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -267,16 +267,17 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
         def on_event(event: Event) -> None:
             step = event.step
             if event.state == "started":
-                tasks[step.id] = progress.add_task(step.title, total=None)
+                tasks[step.id] = progress.add_task(one_line(step.title), total=None)
             elif event.state == "progress":
                 if step.id in tasks:
-                    progress.update(tasks[step.id], description=f"{step.title}: {event.text}")
+                    text = one_line(f"{step.title}: {event.text}")
+                    progress.update(tasks[step.id], description=text)
             else:
                 if step.id in tasks:
                     progress.remove_task(tasks.pop(step.id))
                 progress.advance(overall)
                 if event.state == "failed":
-                    progress.console.print(f"failed: {step.title}", markup=False)
+                    progress.console.print(clean(f"failed: {step.title}"), markup=False)
 
         yield on_event
 
@@ -284,11 +285,13 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
 def _print_event(event: Event, console: object) -> None:
     from rich.console import Console
 
+    from wherry.reports.words import clean
+
     assert isinstance(console, Console)
     if event.state in {"done", "cached", "failed", "skipped"}:
         detail = f": {event.text}" if event.text else ""
         console.print(
-            f"{event.state:8}{event.step.title}{detail}",
+            clean(f"{event.state:8}{event.step.title}{detail}"),
             markup=False,
             highlight=False,
             soft_wrap=True,
