@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wherry.errors import WherryError
 from wherry_compress.job import Data, Done, Job, Refusal
 
 
@@ -24,9 +25,9 @@ def main(request_path: str, response_path: str) -> None:
     module, name = request["function"].split(":")
     try:
         done = getattr(importlib.import_module(module), name)(_job(request))
-    except Refusal as refusal:
-        told = {"where": refusal.where, "remedy": refusal.remedy}
-        response: dict[str, Any] = {"error": {"message": refusal.message, **told}}
+    except (Refusal, WherryError) as error:
+        told = {"where": error.where, "remedy": error.remedy}
+        response: dict[str, Any] = {"error": {"message": error.message, **told}}
     else:
         write(done, Path(request["output"]))
         response = {"figures": dict(done.figures), "warnings": list(done.warnings)}

@@ -39,6 +39,8 @@ PASSES = {
     "cp": (apply.cp, LowRank, {}),
     "fc-svd": (apply.fc_svd, LowRank, {}),
 }
+TWICE = {"mobilenet", "inception", "segmentation"}
+"""Networks that are decomposed again, to the same bytes."""
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def test_every_pass_gives_a_network_or_a_reason(normal, network_name, name, tmp_
     figures = done.figures
     fewer = figures["macs_after"] < figures["macs_before"]
     assert fewer == bool(figures["layers"]) == (not done.warnings)
-    if name not in {"scheme 2", "cp"}:  # what draws by chance
+    if name not in {"scheme 2", "cp"} or network_name not in TWICE:  # what draws by chance
         return
     again = function(job)
     assert again.model.SerializeToString(deterministic=True) == done.model.SerializeToString(

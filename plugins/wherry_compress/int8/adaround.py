@@ -20,8 +20,8 @@ import numpy as np
 
 from wherry.normalise.graph import Graph
 from wherry.quantize.weights import MOST, quantise_weight, weight_scales
-from wherry.reference import open_session
 from wherry_compress.graph.patches import Window, drawn
+from wherry_compress.graph.taps import tapped
 from wherry_compress.int8.weighted import Weighted, find, set_constant
 from wherry_compress.job import Data, Done, Job, Refusal
 
@@ -189,16 +189,10 @@ def _patches(
     seed: int,
 ) -> np.ndarray:
     """Of a layer's input, [groups, patches, values]; nothing behind it is computed."""
-    import onnx
-
     inputs = {value.name for value in proto.graph.input}
     session = None
     if layer.source not in inputs:
-        tapped = onnx.ModelProto()
-        tapped.CopyFrom(proto)
-        del tapped.graph.output[:]
-        tapped.graph.output.append(onnx.ValueInfoProto(name=layer.source))
-        session = open_session(tapped.SerializeToString(), threads=1, where="")
+        session = tapped(proto, [layer.source])
     generator = np.random.default_rng(seed)
     each = -(-_PATCHES // min(count, len(data)))
     parts = []
