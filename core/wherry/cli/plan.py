@@ -135,10 +135,10 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from wherry.console import Console
     from wherry.reports.words import option_text
 
     console = Console()
