@@ -29,6 +29,7 @@ from wherry.cli.records import (
     records_export,
     records_import,
     records_prune,
+    records_tag,
     records_verify,
 )
 from wherry.cli.report import report, report_track
@@ -62,6 +63,7 @@ __all__ = [
     "records_export",
     "records_import",
     "records_prune",
+    "records_tag",
     "records_verify",
     "report",
     "report_track",

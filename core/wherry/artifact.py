@@ -181,10 +181,11 @@ class Artifact:
             for side in ("inputs", "outputs"):
                 fields[side] = tuple(_binding(entry) for entry in fields[side])
             fields["layers"] = tuple(_layer(entry) for entry in fields["layers"])
+            fields["files"] = dict(fields["files"])
             packing = fields.get("packing")
             fields["packing"] = None if packing is None else Packing(**packing)
             return cls(directory=directory, **fields)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreError(
                 f"no description of an artifact: {error!r}",
                 where=str(directory),

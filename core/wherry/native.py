@@ -65,10 +65,12 @@ class Native:
         files: what is shipped into one folder, whose path the runner's ``prepare`` is given as
             ``board["native"]``; made on first use. It may leave a file out that it cannot make:
             ``prepare`` says what to do. Raises `EnvironmentError_` and `ToolError`.
+        licences: of the files, by their names: what bundles say of them.
     """
 
     identity: Callable[[str], str]
     files: Callable[[Wanted, DeviceServices], Files]
+    licences: Mapping[str, str] = field(default_factory=dict)
 
 
 def take(wheel: Path, members: Mapping[str, str]) -> Files:

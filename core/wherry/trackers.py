@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wherry.host import Host
     from wherry.reports import RunRecord
 
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+_USER_INFO = re.compile(r"(?<=://)[^/\s]+@")
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def without_users(text: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [""])[0][:300]
-    return f"{type(error).__name__}: {first}."
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {without_users(first)[:300]}."  # half a password is none
 
 
 def _files(record: RunRecord, host: Host) -> dict[str, bytes]:

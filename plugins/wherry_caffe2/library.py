@@ -106,4 +106,15 @@ def _version(library: Library, home: Path) -> Path:
     return path
 
 
-NATIVE = Native(_identity, _files)
+LICENCES = {
+    **dict.fromkeys((SOURCE.name, SOURCE.stem, VERSION), "Apache-2.0 (wherry's own)"),
+    **{
+        name: "GPL-3.0-or-later WITH GCC-exception-3.1 (GCC's)"
+        if name.startswith("libgomp")
+        else "BSD-3-Clause (PyTorch's own; what it links has others)"
+        for library in LIBRARIES.values()
+        for name in library.names
+    },
+}
+
+NATIVE = Native(_identity, _files, LICENCES)

@@ -44,10 +44,9 @@ MEMBERS = (
             description="constants folded, batch norms fused, dead and double nodes removed",
             parameters=Simplify,
             effects={
+                "*": "more models convert: shapes that were computed become constants",
                 "onnxruntime": "loads faster; ONNX Runtime does most of this itself, so that the "
                 "latency hardly changes",
-                "tflite": "more models convert: shapes that were computed become constants",
-                "ncnn": "more models convert: shapes that were computed become constants",
             },
         ),
         "wherry_compress.simplify:apply",

@@ -17,17 +17,17 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
-from wherry_compress.job import Data, Done, Job, Refusal
+from wherry.reference import run_session
+from wherry_compress.graph.taps import finite, prove, tapped
+from wherry_compress.job import Data, Done, Job
 
 _PASSING = {"Add", "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity"} | {
     "LeakyRelu", "MaxPool", "Relu", "Sum"
 }  # fmt: skip
 _LEAST = 1 / 32  # factor; a channel that the samples hardly showed is not clipped at once
-_TRIALS = 4
-_RELATIVE = 1e-3  # of an output's root mean square
+_CLOSE = 1e-3  # of an output's root mean square
 
 NOTHING = (
     "equalize found nothing to scale: it needs convolutions with nothing between them but sums, "
@@ -49,7 +49,7 @@ def apply(job: Job) -> Done:
         if span.max() > 0:
             network.scale(group, np.maximum(span / span.max(), _LEAST).astype(np.float32))
     changed = network.written()
-    prove(original, changed, samples)
+    prove(original, changed, samples, close=_CLOSE, remedy="Leave the pass out.")
     warnings = () if groups else (NOTHING,)
     return Done(changed, {"tensors": sorted(set().union(*groups))}, warnings)
 
@@ -160,45 +160,17 @@ class Network:
 
 def measure(proto: onnx.ModelProto, tensors: Iterable[str], data: Data) -> dict[str, np.ndarray]:
     """The greatest |x| of each channel over all samples, [channels]."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(proto)
     names = list(tensors)
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = _session(tapped)
+    session = tapped(proto, names, as_written=True)
     spans: dict[str, np.ndarray] = {}
     for sample in data.samples():
-        for name, value in zip(names, session.run(names, sample), strict=True):
+        for name, value in run_session(session, sample, where="").items():
             axes = tuple(axis for axis in range(value.ndim) if axis != 1)
             span = np.abs(value).max(axis=axes)
             spans[name] = np.maximum(spans[name], span) if name in spans else span
     for name, span in spans.items():
-        if not np.isfinite(span).all():
-            raise Refusal(
-                f"equalize: the tensor {name!r} becomes infinite or NaN on the calibration data"
-            )
+        finite(span, name)
     return spans
-
-
-def prove(original: onnx.ModelProto, changed: onnx.ModelProto, data: Data) -> None:
-    """Raise `Refusal` unless both give the same on the first samples."""
-    before, after = _session(original), _session(changed)
-    names = [value.name for value in original.graph.output]
-    for sample in data.samples(_TRIALS):
-        pairs = zip(names, before.run(names, sample), after.run(names, sample), strict=True)
-        for name, theirs, ours in pairs:
-            wanted = theirs.astype(np.float64)
-            error = float(np.abs(ours - wanted).max(initial=0))
-            if not error <= _RELATIVE * max(float(np.sqrt(np.mean(wanted**2))), 1e-6):
-                raise Refusal(f"equalize: the output {name!r} would change by {error:.2g}")
-
-
-def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:

@@ -91,6 +91,7 @@ def _made(
     needs = member.descriptor.needed(parameters)
     output = context.output / "model.onnx"
     request = {
+        "pass": member.descriptor.name,
         "function": member.function,
         "model": str(source.path),
         "output": str(output),
@@ -124,9 +125,15 @@ def _fast(
         made.path.replace(kept)
         return Model.load(kept), figures
 
+    known: dict[str, float] = {}  # widths are rounded: candidates may come out alike
+
     def measure(model: Model) -> float:
-        context.progress("measuring a candidate")
-        return context.latency_ms(model, latency.backend, latency.device, latency.precision)
+        if model.digest not in known:
+            context.progress("measuring a candidate")
+            known[model.digest] = context.latency_ms(
+                model, latency.backend, latency.device, latency.precision
+            )
+        return known[model.digest]
 
     made, figures = search(latency, measure(source), make, measure)
     output = context.output / "model.onnx"

@@ -1,7 +1,7 @@
 """Does one pass in a process of its own, on the host's interpreter: ``work.py REQUEST RESPONSE``.
 
-The request names the ``function`` (``module:name``) and holds a `Job`'s fields; the response holds
-``figures`` and ``warnings``. The model is written only after ONNX's full check.
+The request names the ``pass`` and its ``function`` (``module:name``) and holds a `Job`'s fields;
+the response holds ``figures`` and ``warnings``. The model is written only after ONNX's full check.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wherry.errors import WherryError
 from wherry_compress.job import Data, Done, Job, Refusal
 
 
@@ -24,9 +25,10 @@ def main(request_path: str, response_path: str) -> None:
     module, name = request["function"].split(":")
     try:
         done = getattr(importlib.import_module(module), name)(_job(request))
-    except Refusal as refusal:
-        told = {"where": refusal.where, "remedy": refusal.remedy}
-        response: dict[str, Any] = {"error": {"message": refusal.message, **told}}
+    except (Refusal, WherryError) as error:
+        where = ", ".join(filter(None, [f"pass {request['pass']}", error.where]))
+        told = {"message": error.message, "where": where, "remedy": error.remedy}
+        response: dict[str, Any] = {"error": told}
     else:
         write(done, Path(request["output"]))
         response = {"figures": dict(done.figures), "warnings": list(done.warnings)}

@@ -22,7 +22,7 @@ RUN_TAG = "wherry.run_id"
 
 # MLflow's own limits: of a batch, and of what stands in it
 _PARAMS, _METRICS, _TAGS = 100, 1000, 100
-_KEY, _PARAM, _TAG = 250, 6000, 5000
+_KEY, _NAME, _PARAM, _TAG = 250, 250, 6000, 5000
 _SHAPES = ("latency", "parity", "sustained")
 _FIGURES = ("size_bytes", "packed_bytes", "peak_memory_bytes", "energy_mj", "speedup_vs_fp32")
 # A server that is down is told of in seconds, and nobody else of anything.
@@ -107,12 +107,16 @@ def _logged(client: Any, experiment: str, parameters: MlflowParameters, tracked:
     values = tracked.record.values
     started, finished = (_ms(values[key]) for key in ("started", "finished"))
     name = values["tag"] or values["run_id"]
-    made: list[str] = []
+    begun: list[str] = []
 
     def begin(label: str, tags: Mapping[str, Any]) -> str:
-        run = client.create_run(experiment, started, _texts(tags, _TAG), label)
-        made.append(run.info.run_id)
-        return str(run.info.run_id)
+        run = client.create_run(experiment, started, _texts(tags, _TAG), label[:_NAME])
+        begun.append(str(run.info.run_id))
+        return begun[-1]
+
+    def end(run: str, state: str) -> None:
+        client.set_terminated(run, state, finished)
+        begun.remove(run)
 
     try:
         parent = begin(name, {RUN_TAG: values["run_id"], "wherry.kind": "run", **_run_tags(values)})
@@ -131,22 +135,22 @@ def _logged(client: Any, experiment: str, parameters: MlflowParameters, tracked:
                 if artifact is not None:
                     client.log_artifacts(child, str(artifact.directory), "artifact")
             failed = result["status"] == "failed"
-            client.set_terminated(child, "FAILED" if failed else "FINISHED", finished)
+            end(child, "FAILED" if failed else "FINISHED")
         if parameters.files:
             with tempfile.TemporaryDirectory(prefix="wherry-mlflow-") as folder:
                 for file, data in tracked.files.items():
                     (Path(folder) / file).write_bytes(data)
                 client.log_artifacts(parent, folder)
-        client.set_terminated(parent, "FINISHED", finished)
+        end(parent, "FINISHED")
     except BaseException:
-        _mark_failed(client, made)
+        _mark_failed(client, begun)
         raise
     return parent
 
 
 def _mark_failed(client: Any, runs: list[str]) -> None:
     """So that no half of a run looks like a whole one; where even this fails, it stays RUNNING."""
-    for run in runs[:1]:
+    for run in runs:
         try:
             client.set_terminated(run, "FAILED")
         except Exception:  # noqa: BLE001 -- what broke off the logging is what is told

@@ -46,19 +46,19 @@ int main(int argc, char **argv) try {
   net.opt.use_fp16_arithmetic = half && model::option("fp16_arithmetic") == "true";
   net.opt.use_int8_inference = std::string(model::precision) == "int8";
   if (net.load_param((folder + "/artifact/model.param").c_str()) ||
-      net.load_model((folder + "/artifact/model.bin").c_str())) {
-    std::fprintf(stderr, "ncnn does not load the network\n");
-    return 2;
-  }
+      net.load_model((folder + "/artifact/model.bin").c_str()))
+    throw std::runtime_error("ncnn does not load the network");
   ncnn::Extractor extractor = net.create_extractor();
   for (const model::Tensor &input : model::inputs) {
     std::vector<char> bytes = model::sample(folder, input);
-    extractor.input(input.name, blob(input, bytes));
+    if (extractor.input(input.name, blob(input, bytes)))
+      throw std::runtime_error(std::string("ncnn takes no input ") + input.name);
   }
   bool same = true;
   for (const model::Tensor &output : model::outputs) {
     ncnn::Mat mat;
-    if (extractor.extract(output.name, mat)) return 2;
+    if (extractor.extract(output.name, mat))
+      throw std::runtime_error(std::string("ncnn gives no output ") + output.name);
     const std::vector<float> values = flat(mat);
     same = model::check(folder, output, values.data(), values.size() * sizeof(float)) && same;
   }

@@ -10,16 +10,20 @@
 
 #include "model.h"
 
+static void need(bool good, const std::string &what) {
+  if (!good) throw std::runtime_error("TensorFlow Lite " + what);
+}
+
 int main(int argc, char **argv) try {
   const std::string folder = argc > 1 ? argv[1] : "..";
   TfLiteModel *network =
       TfLiteModelCreateFromFile((folder + "/artifact/model.tflite").c_str());
-  if (network == nullptr) return 2;
+  need(network != nullptr, "does not load the network");
   TfLiteInterpreterOptions *options = TfLiteInterpreterOptionsCreate();
   TfLiteInterpreterOptionsSetNumThreads(options, model::threads);
   TfLiteInterpreter *interpreter = TfLiteInterpreterCreate(network, options);
-  if (interpreter == nullptr || TfLiteInterpreterAllocateTensors(interpreter) != kTfLiteOk)
-    return 2;
+  need(interpreter != nullptr && TfLiteInterpreterAllocateTensors(interpreter) == kTfLiteOk,
+       "does not prepare the network");
 
   // The file's tensors are found by their names: their order may be another.
   for (const model::Tensor &input : model::inputs) {
@@ -30,9 +34,9 @@ int main(int argc, char **argv) try {
       const std::vector<char> bytes = model::sample(folder, input);
       found = TfLiteTensorCopyFromBuffer(tensor, bytes.data(), bytes.size()) == kTfLiteOk;
     }
-    if (!found) return 2;
+    need(found, std::string("takes no such input ") + input.name);
   }
-  if (TfLiteInterpreterInvoke(interpreter) != kTfLiteOk) return 2;
+  need(TfLiteInterpreterInvoke(interpreter) == kTfLiteOk, "does not run the network");
   bool same = true;
   for (const model::Tensor &output : model::outputs) {
     bool found = false;
@@ -43,7 +47,7 @@ int main(int argc, char **argv) try {
       same = model::check(folder, output, TfLiteTensorData(tensor), TfLiteTensorByteSize(tensor)) &&
              same;
     }
-    if (!found) return 2;
+    need(found, std::string("gives no output ") + output.name);
   }
   TfLiteInterpreterDelete(interpreter);
   TfLiteInterpreterOptionsDelete(options);

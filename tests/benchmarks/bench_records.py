@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import sqlite3
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -35,7 +33,7 @@ from sqlalchemy import insert, select, text
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from postgres_server import running  # noqa: E402 -- of the folder above
+from postgres_server import both_databases  # noqa: E402 -- of the folder above
 from record_makers import layer_of, layered_of, record_of, result_of  # noqa: E402 -- likewise
 
 from wherry.records.database import Records  # noqa: E402 -- likewise
@@ -245,29 +243,25 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="for the databases; it needs 3 GB")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="wherry-pg-", dir=options.folder or "/tmp"))
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder)
-        folder.chmod(0o755)
-        server = stack.enter_context(running(folder / "pg", durable=True))
-        server.sql("CREATE DATABASE records", "CREATE DATABASE plain")
-        file, url = folder / "records.db", server.url("records")
-        lite = stack.enter_context(Records.open(f"sqlite:///{file}"))
-        postgres = stack.enter_context(Records.open(url))
-        good = bench_keeping("SQLite", lite, plain_sqlite(folder / "plain.db"))
-        good &= bench_keeping("PostgreSQL", postgres, plain_postgres(server.url("plain")))
+        both = stack.enter_context(both_databases(options.folder))
+        lite, postgres = both.lite, both.postgres
+        both.server.sql("CREATE DATABASE plain")
+        good = bench_keeping("SQLite", lite, plain_sqlite(both.folder / "plain.db"))
+        good &= bench_keeping("PostgreSQL", postgres, plain_postgres(both.server.url("plain")))
         began = time.perf_counter()
         fill([lite, postgres], options.runs)
         say(f"filled with {options.runs:,} runs of 20 targets, {time.perf_counter() - began:.0f} s")
         with postgres._engine.connect() as connection:
             size = connection.execute(text("SELECT pg_database_size('records')")).scalar_one()
-        say(f"on disk: SQLite {file.stat().st_size / 1e6:.0f} MB, PostgreSQL {size / 1e6:.0f} MB")
+        kept = both.file.stat().st_size
+        say(f"on disk: SQLite {kept / 1e6:.0f} MB, PostgreSQL {size / 1e6:.0f} MB")
 
         words = "SELECT run, median_ms, low_ms, high_ms, status, timed_by, clean, emulated, board "
         words += "FROM wherry_result WHERE target_key = "
         key = target_key(result_of("variant1", "ncnn"))
-        bare_lite = stack.enter_context(sqlite3.connect(file))
-        bare = stack.enter_context(psycopg.connect(url, autocommit=True))
+        bare_lite = stack.enter_context(sqlite3.connect(both.file))
+        bare = stack.enter_context(psycopg.connect(both.url, autocommit=True))
         good &= bench_questions(
             "SQLite", lite, lambda: bare_lite.execute(f"{words}?", (key,)).fetchall()
         )

@@ -11,16 +11,13 @@ Exits with 1 where a list, a comparison or a trend takes 300 ms or more.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 from bench_records import QUESTION_S, a_run, fill, say, timed  # noqa: E402 -- of this folder
-from postgres_server import running  # noqa: E402 -- of the folder of the tests' support
+from postgres_server import both_databases  # noqa: E402 -- of the folder of the tests' support
 from record_makers import result_of  # noqa: E402 -- likewise
 from served import timed as with_rounds  # noqa: E402 -- likewise
 from starlette.testclient import TestClient  # noqa: E402 -- after the paths
@@ -75,17 +72,10 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="for the databases; it needs 3 GB")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="wherry-pg-", dir=options.folder or "/tmp"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder)
-        folder.chmod(0o755)
-        server = stack.enter_context(running(folder / "pg", durable=True))
-        server.sql("CREATE DATABASE records")
-        lite = stack.enter_context(Records.open(f"sqlite:///{folder / 'records.db'}"))
-        postgres = stack.enter_context(Records.open(server.url("records")))
-        fill([lite, postgres], options.runs)
-        good = bench("SQLite", lite, folder, options.runs)
-        good &= bench("PostgreSQL", postgres, folder, options.runs)
+    with both_databases(options.folder) as both:
+        fill([both.lite, both.postgres], options.runs)
+        good = bench("SQLite", both.lite, both.folder, options.runs)
+        good &= bench("PostgreSQL", both.postgres, both.folder, options.runs)
     return 0 if good else 1
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
     from networks import Net
 
@@ -169,17 +171,18 @@ def squeezenet(n: Net, size: int) -> onnx.ModelProto:
     return n.model(logits=n.op("Flatten", x))
 
 
-def resnet18(n: Net, size: int) -> onnx.ModelProto:
-    x = n.op("Relu", n.conv(n.input("image", 1, 3, size, size), 3, 64, 7, strides=[2, 2]))
-    x, inputs = n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 64
-    for channels in RESNET18:
-        for stride in (1 if channels == 64 else 2, 1):
+def resnet18(n: Net, size: int, widths: Sequence[int] = RESNET18) -> onnx.ModelProto:
+    inputs = widths[0]
+    x = n.op("Relu", n.conv(n.input("image", 1, 3, size, size), 3, inputs, 7, strides=[2, 2]))
+    x = n.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for channels in widths:
+        for stride in (1 if channels == inputs else 2, 1):
             y = n.op("Relu", n.conv(x, inputs, channels, strides=[stride, stride]))
             y = n.conv(y, channels, channels)
             if inputs != channels:
                 x = n.conv(x, inputs, channels, 1, strides=[stride, stride])
             x, inputs = n.op("Relu", n.op("Add", x, y)), channels
-    return n.model(logits=n.head(x, 512, 1000))
+    return n.model(logits=n.head(x, inputs, 1000))
 
 
 CLASSICS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ def builders(networks) -> dict:
     made = dict(networks.NETWORKS)
     for name, build in pruned.NETWORKS.items():
         made[name] = lambda build=build, name=name: build(networks.Net(name))
-    for name, build in classics.CLASSICS.items():
+    narrow = partial(classics.resnet18, widths=(16, 32, 64, 128))  # 11 M weights else
+    for name, build in (classics.CLASSICS | {"resnet18": narrow}).items():
         made[name] = lambda build=build, name=name: build(networks.Net(name), SIZE)
     return made
 
@@ -109,12 +110,7 @@ def test_the_sliced_network_is_the_masked_one(networks, traced, name):
         assert [node.name for node in sliced.graph.node] == [n.name for n in proto.graph.node]
         if removed:
             assert costs.measure(sliced).macs < costs.measure(proto).macs
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_cut_is_the_same_file(traced, name):
-    proto, channels = traced(name)
-    same = channels.slice([])
+    same = channels.slice([])  # nothing cut is the same file
     for graph in (same.graph, proto.graph):
         del graph.value_info[:]
     assert same.graph == proto.graph

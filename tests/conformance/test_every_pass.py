@@ -20,6 +20,7 @@ from wherry.host import Host
 from wherry.manifest import load_manifest
 from wherry.model import Model
 from wherry.normalise import normalise
+from wherry.passes import Span
 from wherry.reference import Reference
 from wherry_compress.job import Data, Job, Refusal
 from wherry_compress.plugin import MEMBERS
@@ -287,6 +288,19 @@ variants:
   some: [{{{name}: {about}}}]
 targets: [{{backend: ncnn}}]
 """
+
+
+LEAST = {"prune.filters": {"macs": 0.5}, "prune.weights": {"sparsity": 0.5},
+         "prune.weights-trained": {"sparsity": 0.5}, "share.ecsq": {"step": 0.5}}  # fmt: skip
+
+
+def test_what_a_search_may_try_is_taken():
+    for name, member in MEMBERS.items():
+        for word, values in member.descriptor.space.items():
+            ends = (values.low, values.high) if isinstance(values, Span) else values
+            for value in ends:
+                about = {**LEAST.get(name, {}), word: value}
+                assert getattr(member.descriptor.parameters(**about), word) == value
 
 
 def test_bad_parameters_are_errors_of_the_manifest(tmp_path):

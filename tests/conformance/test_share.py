@@ -29,6 +29,8 @@ PASSES = (
     ("share.rq", {"bits": 3, "length": 2, "stages": 2, "correct": True}),
     ("pack.huffman", {}),
 )
+PACKED = {"share.ecsq", "share.vq", "pack.huffman"}
+"""Passes after which a file is packed and unpacked."""
 
 
 def test_network(networks, network_name, tmp_path):
@@ -70,9 +72,10 @@ def test_network(networks, network_name, tmp_path):
             wanted = [Reference(model).run(sample) for sample in samples]
             for one, other in zip(outputs, wanted, strict=True):
                 assert all(np.array_equal(one[key], other[key], equal_nan=True) for key in one)
-        whole = bytearray()
-        unpack(pack(data), whole.extend, len(data))
-        assert bytes(whole) == data
+        if name in PACKED:
+            whole = bytearray()
+            unpack(pack(data), whole.extend, len(data))
+            assert bytes(whole) == data
 
 
 @pytest.mark.parametrize("index", [2, 3, len(PASSES) - 1])

@@ -7,6 +7,7 @@ more; here it has to be done for hundreds.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import queue
 import subprocess
@@ -78,7 +79,7 @@ class Trials:
         target = Target(backend.name, precision, "local", backend.options(**options))
         if backend.converter is not None:
             self.workshop.environment(backend.converter)  # once, and not in every thread
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             made = pool.map(
                 lambda name: self._convert(name, models[name], target, samples[name]), models
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def test_a_bundle_runs_without_wherry_and_verifies_with_it(ran, tmp_path):
     assert lock["preprocess"] == {"x": {"scale": 0.5}}
     assert lock["measured"]["on"]["machine"]
     assert "hostname" not in json.dumps(lock), "whoever gets it need not know our machines"
-    assert "unknown" in (root / "LICENCES.md").read_text()
+    licences = (root / "LICENCES.md").read_text()
+    assert "| wherry-moody | 1.0 | unknown | the rest of runner/ and cpp/ |" in licences
 
     found = api.bundle_verify(tmp_path / "b.tar.gz")
     assert found["failed"] is None
@@ -212,6 +214,15 @@ def lock_with(**changes):
     return change
 
 
+def artifact_with(**changes):
+    def change(root: Path) -> None:
+        lock = json.loads((root / "bundle.json").read_text())
+        lock["artifact"] |= changes
+        (root / "bundle.json").write_text(json.dumps(lock))
+
+    return change
+
+
 def other_sample(root: Path) -> None:
     np.save(root / "samples/0/reference-0.npy", np.ones((1, 4, 4), np.float32))
 
@@ -241,9 +252,16 @@ def runs_a_program(root: Path) -> None:
          "does not take"),
         (lock_with(samples={"ready": True, "entries": []}), "no samples"),
         (lock_with(samples={"ready": True, "entries": [
-            {"inputs": {"x": "../../etc/passwd"}, "reference": {}, "outputs": {}}]}), "not there"),
+            {"inputs": {"x": "../../etc/passwd"}, "reference": {"a": "a"}, "outputs": {}}]}),
+         "not there"),
+        (lock_with(samples={"ready": True, "entries": [
+            {"inputs": {"x": "0/inputs-0.npy"}, "reference": {}, "outputs": {}}]}),
+         "no outputs to compare with"),
         (lock_with(artifact={"files": {}}), "does not say what"),
+        (artifact_with(files=7), "does not say what"),
+        (artifact_with(outputs=[None]), "does not say what"),
         (lock_with(bundle=[]), "does not say what"),
+        (lock_with(measured={"latency": "fast"}), "does not say what"),
         (huge_sample, "inputs-0.npy is no array"),
         (pickled_sample, "inputs-0.npy is no array"),
         (other_artifact, "artifact/program.json is not the file"),
@@ -396,6 +414,11 @@ def test_a_bundle_of_caffe2_holds_its_machine_code_and_runs_in_python_and_cpp(
         archive.extractall(tmp_path / "out")
     (root,) = (tmp_path / "out").iterdir()
     assert {"engine", "engine.cc"} < {each.name for each in (root / "native").iterdir()}
+    about = (root / "LICENCES.md").read_text().replace("\\_", "_")
+    told = dict(re.findall(r"\| (\S+) \|  \| (.*?) \| native/", about))
+    assert told.keys() == {each.name for each in (root / "native").iterdir()}
+    assert told["engine"] == told["engine.cc"] == "Apache-2.0 (wherry's own)"
+    assert not [name for name, licence in told.items() if licence == "unknown"]
     done = example(root)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("against the expected: cosine 1.0000") == 4

@@ -34,6 +34,10 @@ def test_it_plans(wherry_home: Path) -> None:
     assert len(plan["rows"]) == 42
     variants = {row["variant"] for row in plan["rows"]}
     assert variants == set(YAML(typ="safe").load(MANIFEST)["variants"])
+    brings = plan["passes"]
+    assert all(set(each) == {"onnxruntime", "tflite", "ncnn"} for each in brings.values())
+    assert "no speed" in brings["share.ecsq"]["ncnn"] == brings["share.ecsq"]["tflite"]
+    assert "Winograd" in brings["lowrank.channel-svd"]["ncnn"]
 
 
 @pytest.fixture(scope="module")

@@ -127,6 +127,24 @@ def test_a_run_is_told_with_a_nested_run_for_each_target(
         assert words in capsys.readouterr().out
 
 
+def test_what_breaks_off_is_failed_and_not_half_a_run(moody, server, client, monkeypatch, capsys):
+    (moody / "m.yaml").write_text(MANIFEST.replace("URI", server).replace("boats", "broken boats"))
+    calls, log_batch = [], mlflow.MlflowClient.log_batch
+
+    def breaks(self, run_id, **given):
+        calls.append(run_id)
+        if len(set(calls)) == 3:  # the run, its first target, and now its second
+            raise ConnectionError("the line is dead")
+        log_batch(self, run_id, **given)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", breaks)
+    assert main(["run", "m.yaml", "--quiet"]) == 1, "one target computes wrongly"
+    monkeypatch.undo()
+    experiment = client.get_experiment_by_name("broken boats & nets")
+    states = [run.info.status for run in client.search_runs([experiment.experiment_id])]
+    assert sorted(states) == ["FAILED", "FAILED", "FINISHED"]
+
+
 def test_a_server_that_is_down_loses_nothing_and_shows_no_secret(moody, monkeypatch, capfd, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:geheim@127.0.0.1:9")
     text = MANIFEST.partition("track:")[0]

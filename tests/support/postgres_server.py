@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from wherry.records.database import Records
 
 
 def find_programs() -> Path | None:
@@ -104,3 +108,38 @@ def running(folder: Path, *, durable: bool = False) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two databases of records, which both wait for the disk.
+
+    Attributes:
+        folder: of all their files.
+        server: PostgreSQL's.
+        file: SQLite's.
+        url: PostgreSQL's.
+        lite: the first, open.
+        postgres: the second, open.
+    """
+
+    folder: Path
+    server: Server
+    file: Path
+    url: str
+    lite: Records
+    postgres: Records
+
+
+@contextmanager
+def both_databases(parent: Path | None = None) -> Iterator[Both]:
+    """Both, without runs, for a benchmark; ``parent`` is the folder for theirs (else /tmp)."""
+    folder = Path(tempfile.mkdtemp(prefix="wherry-pg-", dir=parent or "/tmp"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        folder.chmod(0o755)
+        server = stack.enter_context(running(folder / "pg", durable=True))
+        server.sql("CREATE DATABASE records")
+        file, url = folder / "records.db", server.url("records")
+        lite = stack.enter_context(Records.open(f"sqlite:///{file}"))
+        yield Both(folder, server, file, url, lite, stack.enter_context(Records.open(url)))

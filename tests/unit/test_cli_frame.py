@@ -1,6 +1,7 @@
 """The command line's frame: lazy verbs, plugins' verbs, errors and exit codes, bug reports."""
 
 import importlib
+import io
 import json
 import logging
 import subprocess
@@ -12,11 +13,15 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.table import Table
+from rich.text import Text
 
 from wherry import __version__, cli
 from wherry.cli import VERBS, main
 from wherry.cli.errors import MASK, bug_report, mask_arguments
 from wherry.cli.plugins import plugins_list
+from wherry.cli.run import progress_display
+from wherry.console import Console
 from wherry.errors import DataError, GateFailed, Interrupted, ManifestError, UsageError
 from wherry.hookspecs import hookimpl
 from wherry.host import Host
@@ -188,6 +193,42 @@ def test_an_error_is_a_paragraph_and_an_exit_code(error, code, verb, capsys, hom
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"Error: {error}\n")
     assert not home.exists()
+
+
+def test_nothing_in_an_error_commands_the_terminal(verb, capsys):
+    verb(raising(DataError("node '\x1b]0;mine\x07\x1b[2J\u202e' has no weights\nin \udce9.onnx")))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().err.replace("\N{REPLACEMENT CHARACTER}", "?")
+    assert said == "Error: node '?]0;mine??[2J?' has no weights\nin ?.onnx\n"
+
+
+def test_nothing_in_a_warning_commands_the_terminal():
+    record = logging.makeLogRecord({"msg": "%s has \x1b[2Jsaid so", "args": ("a\x07server",)})
+    said = cli._Harmless("Warning: %(message)s").format(record)
+    assert said.replace("\N{REPLACEMENT CHARACTER}", "?") == "Warning: a?server has ?[2Jsaid so"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_tool_says_while_it_works_is_only_text(terminal):
+    """Neither markup, of which an end without a beginning is an error, nor a terminal's command."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    step = types.SimpleNamespace(id="convert", title="convert [b]net[/x]")
+    with progress_display(types.SimpleNamespace(steps={"convert": step}), console) as on_event:
+        for state in ("started", "progress", "done" if not terminal else "progress"):
+            text = "[/b] 50 \x1b]0;mine\x07%"
+            on_event(types.SimpleNamespace(step=step, state=state, text=text))
+    said = console.file.getvalue()
+    assert "convert [b]net[/x]: [/b] 50 \N{REPLACEMENT CHARACTER}]0;mine" in said
+
+
+def test_a_name_in_a_table_is_only_text_and_colours_stay():
+    console, table = Console(file=io.StringIO(), force_terminal=True, width=80), Table("device")
+    table.add_row(Text("pi\x1b]0;mine\x07\u202e4", style="red"))
+    console.print(table)
+    said = console.file.getvalue()
+    assert "pi?]0;mine" in said.replace("\N{REPLACEMENT CHARACTER}", "?")
+    assert "\x1b[31m" in said
+    assert not {"\x07", "\u202e"} & {*said}
 
 
 def test_wrong_usage_of_a_verb(verb, capsys):

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
+from wherry.errors import ModelError
 from wherry_compress import simplify, work
 from wherry_compress.basic import Simplify
 
@@ -52,6 +53,7 @@ def network() -> onnx.ModelProto:
 def run(tmp_path: Path, model: onnx.ModelProto, **parameters) -> dict:
     onnx.save(model, tmp_path / "in.onnx")
     request = {
+        "pass": "simplify",
         "function": "wherry_compress.simplify:apply",
         "model": str(tmp_path / "in.onnx"),
         "output": str(tmp_path / "out.onnx"),
@@ -111,6 +113,18 @@ def test_a_network_that_changed_is_refused_and_not_written(
     assert "differs from the original" in response["error"]["message"]
     assert response["error"]["remedy"]
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_what_wherry_itself_refuses_is_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_job: object) -> None:
+        raise ModelError("the inference failed", where="node 'a'", remedy="Correct it.")
+
+    monkeypatch.setattr(simplify, "apply", refuse)
+    error = {"message": "the inference failed", "remedy": "Correct it."}
+    error["where"] = "pass simplify, node 'a'"
+    assert run(tmp_path, network()) == {"error": error}
 
 
 def test_unknown_rewrites_and_words_are_refused() -> None:

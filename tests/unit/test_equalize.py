@@ -13,7 +13,7 @@ from wherry.host import Host
 from wherry.model import Model
 from wherry.parity import compare
 from wherry.passes import PassStep
-from wherry.reference import Reference
+from wherry.reference import Reference, open_session
 from wherry.testing.workshop import Workshop
 from wherry_compress import basic, equalize
 from wherry_compress.job import Data, Job
@@ -117,7 +117,8 @@ def spans(model, tensor, samples):
     proto = model.proto()
     del proto.graph.output[:]
     proto.graph.output.append(onnx.ValueInfoProto(name=tensor))
-    values = [equalize._session(proto).run([tensor], sample)[0] for sample in samples]
+    session = open_session(proto.SerializeToString(), threads=1, where="")
+    values = [session.run([tensor], sample)[0] for sample in samples]
     return np.abs(np.concatenate(values)).max(axis=(0, 2, 3))
 
 

@@ -23,6 +23,8 @@ from wherry.model import Model
 from wherry.passes import PassStep
 from wherry.testing.workshop import Workshop
 from wherry_compress.job import Data, Job, Refusal
+from wherry_compress.prune import filters
+from wherry_compress.prune.passes import PruneFilters
 from wherry_compress.train import fit, loop
 from wherry_compress.train.distil import find_targets, shifted
 from wherry_compress.train.network import Network
@@ -191,14 +193,57 @@ def test_zeros_stay_unless_they_may_grow(job):
     assert np.count_nonzero(grown["w"]) > np.count_nonzero(before["w"])
 
 
+def test_step_by_step_to_a_share_of_the_original(job):
+    model, reached = network(), []
+    for macs in (0.8, 0.5):
+        about = PruneFilters(macs=macs, relative_to="original", round_to=1)
+        given = job(model)
+        data = {"calibration": given.data["training"]}
+        given = replace(given, parameters=about.model_dump(mode="json"), data=data)
+        pruned = filters.apply(given)
+        reached.append(pruned.figures["reached"])
+        model = fit.apply(job(pruned.model, epochs=1)).model
+        assert any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    assert 0.5 < reached[0] <= 0.8
+    assert 0.3 < reached[1] <= 0.5
+
+
 def test_labels_beside_the_original(job):
     labels = RANDOM.integers(0, CLASSES, SAMPLES)
     done = fit.apply(_with_labels(job, labels))
     assert done.figures["held_out"]["by"] == "top1"
     alone = fit.apply(job(epochs=2))
     assert done.figures["loss_first"] > alone.figures["loss_first"]
-    with pytest.raises(Refusal, match="the training data has none"):
-        fit.apply(_with_labels(job, None))
+    for wrong, text in (
+        (None, "the training data has none"),
+        (labels + 1, r"are 1 to 4, and the output 'y' has 4 classes, 0 to 3"),
+        (labels - 1, "are -1 to 2"),
+    ):
+        with pytest.raises(Refusal, match=text):
+            fit.apply(_with_labels(job, wrong))
+
+
+def test_labels_and_moves_that_do_not_fit_are_refused(job, tmp_path):
+    graph = onnx.parser.parse_graph(
+        "g (float[1, 6] x) => (float[1, 3, 2] y) { a = MatMul (x, w) y = Reshape (a, s) }"
+    )
+    for node in graph.node:
+        node.name = f"/{node.output[0]}"
+    values = {"w": np.ones((6, 6), np.float32), "s": np.array([1, 3, 2])}
+    graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in values.items())
+    opset = [onnx.helper.make_opsetid("", 17)]
+    rows = onnx.shape_inference.infer_shapes(
+        onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    )
+    np.save(tmp_path / "rows.npy", np.ones((40, 1, 6), np.float32))
+    data = {"training": Data({"x": tmp_path / "rows.npy"}, np.zeros(40, np.int64))}
+    for about, text in (
+        ({"labels": 0.5, "outputs": "classes"}, r"\[1, 3, 2\]: . classes at several places"),
+        ({"labels": 0.5, "outputs": "values"}, "no output holds classes"),
+        ({"shift": 1}, "has no input of"),
+    ):
+        with pytest.raises(Refusal, match=text):
+            fit.apply(replace(job(rows, rows), data=data, parameters=parameters(**about)))
 
 
 def _with_labels(job, labels):
@@ -294,6 +339,28 @@ def test_bfloat16_and_batch_norms_that_stay(job):
     assert after["w"].dtype == np.float32
 
 
+def test_a_gpu_for_each_process_or_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    about = parameters(processes=2)
+    assert fit.set_up(about | {"processes": 1}).type == "cuda"
+    assert fit.set_up(about).type == "cpu"
+    assert fit.set_up(about | {"processes": 1, "device": "cpu"}).type == "cpu"
+    with pytest.raises(Refusal, match="a GPU for each process, 2, and torch finds 1"):
+        fit.set_up(about | {"device": "cuda"})
+    with pytest.raises(Refusal, match="fp16 is trained on GPUs"):
+        fit.set_up(about | {"precision": "fp16"})
+
+
+def test_what_is_refused_in_several_processes_is_refused(job, monkeypatch):
+    def here(_meeting, function, *arguments):
+        function(fit.processes.Group(), *arguments)
+
+    monkeypatch.setattr(fit.processes, "run", here)
+    with pytest.raises(Refusal, match="128 samples to train on, and a batch has 256"):
+        fit.apply(job(batch=256, processes=2))
+
+
 def test_two_processes_train_one_network(job):
     alone = fit.apply(job(epochs=1, batch_norm="fixed"))
     together = fit.apply(job(epochs=1, batch_norm="fixed", processes=2))
@@ -307,6 +374,7 @@ def test_two_processes_train_one_network(job):
         ({"batch": 15, "processes": 2}, "cannot be shared"),
         ({"precision": "fp16", "device": "cpu"}, "bf16"),
         ({"labels": 1.5}, "less than or equal"),
+        ({"patience": 2, "held_out": 0}, "patience waits for a better state"),
         ({"speed": 1}, "Extra inputs"),
     ],
 )

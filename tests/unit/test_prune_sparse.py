@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx.parser
 import pytest
+import trained_net
 from onnx import numpy_helper
 from pydantic import ValidationError
 
 from wherry.reference import open_session, run_session
-from wherry_compress.job import Data, Job, Refusal
+from wherry_compress.job import Job, Refusal
 from wherry_compress.prune.passes import PruneTrained
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -20,38 +20,15 @@ import torch  # noqa: E402 -- skipped where it is missing
 
 from wherry_compress.prune import sparse  # noqa: E402 -- as above
 
-RANDOM = np.random.default_rng(0)
-
-
-def normal(*shape: int) -> np.ndarray:
-    return RANDOM.normal(0, 0.5, shape).astype(np.float32)
-
 
 @pytest.fixture
 def job(tmp_path):
-    graph = onnx.parser.parse_graph(
-        """net (float[1, 2, 5, 5] x) => (float[1, 4] y) {
-            a = Conv <pads = [1, 1, 1, 1]> (x, w, b) r = Relu (a) g = GlobalAveragePool (r)
-            f = Flatten (g) y = Gemm <transB = 1> (f, m, o)
-        }"""
-    )
-    for node in graph.node:
-        node.name = f"/{node.output[0]}"
-    weights = {"w": normal(8, 2, 3, 3), "b": normal(8), "m": normal(4, 8), "o": normal(4)}
-    graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in weights.items())
-    opset = [onnx.helper.make_opsetid("", 17)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
-    onnx.save(onnx.shape_inference.infer_shapes(model), tmp_path / "in.onnx")
-    np.save(tmp_path / "x.npy", RANDOM.normal(size=(96, 1, 2, 5, 5)).astype(np.float32))
-    data = {"training": Data({"x": tmp_path / "x.npy"})}
+    of = trained_net.jobs(tmp_path)
 
-    def make(**about) -> Job:
+    def make(unfinished=None, **about) -> Job:
         given = {"epochs": 8, "batch": 16, "learning_rate": 0.005, "sparsity": 0.5, "every": 3,
                  "outputs": "values"}  # fmt: skip
-        parameters = PruneTrained(**{**given, **about}).model_dump(mode="json")
-        return Job(
-            tmp_path / "in.onnx", parameters, tmp_path, data, original=tmp_path / "in.onnx", seed=3
-        )
+        return of(PruneTrained(**{**given, **about}), unfinished=unfinished)
 
     return make
 
@@ -76,6 +53,61 @@ def test_so_many_zeros_and_the_rest_has_learnt(job, method, allocation):
     assert again.model.SerializeToString(deterministic=True) == done.model.SerializeToString(
         deterministic=True
     )
+
+
+@pytest.mark.parametrize("method", ["gradual", "surgery"])
+@pytest.mark.parametrize("about", [{"rise": 1.0, "epochs": 2}, {"steps": 1}, {"every": 1000}])
+def test_the_last_choice_is_made_however_the_rise_is(job, method, about):
+    assert sparse.apply(job(method=method, **about)).figures["zeros"] == 88
+
+
+class StoppedError(Exception):
+    """As Ctrl-C does, which ends the process."""
+
+
+@pytest.mark.parametrize("stop", [2, 9, 14])
+def test_an_interrupted_lottery_goes_on_in_its_round(job, tmp_path, monkeypatch, stop):
+    about = {"method": "lottery", "rounds": 2, "epochs": 1}
+
+    def content(done):
+        return done.model.SerializeToString(deterministic=True)
+
+    whole = content(sparse.apply(job(**about)))
+    offer, counted = sparse.Checkpoints.offer, iter(range(1, 100))
+
+    def stopping(self, *given, **words):
+        self._every_s = 0.0
+        offer(self, *given, **words)
+        if next(counted) == stop:
+            raise StoppedError
+
+    work = job(tmp_path / "unfinished", **about)
+    with monkeypatch.context() as patch:
+        patch.setattr(sparse.Checkpoints, "offer", stopping)
+        with pytest.raises(StoppedError):
+            sparse.apply(work)
+    steps = []
+    monkeypatch.setattr(sparse.Checkpoints, "offer", lambda *_given, **_: steps.append(1))
+    assert content(sparse.apply(work)) == whole
+    assert len(steps) == 3 * 5 - stop  # what was done is not done again
+
+
+def test_a_round_begins_with_the_given_weights_and_fewer_of_them(job):
+    network = sparse.student(job())
+    begun, left = [], []
+
+    def run(hook, _place=""):
+        begun.append({name: w.detach().clone() for name, w in network.weights.items()})
+        left.append(int(sum(mask.sum() for mask in hook.masks.values())))
+        with torch.no_grad():
+            for weight in network.weights.values():
+                weight.add_(0.01)
+
+    about = {"rounds": 2, "sparsity": 0.75, "allocation": "global"}
+    sparse._lottery(network, ["w", "m"], about, run)
+    assert left == [176, 88, 44]
+    for each in begun[1:]:
+        assert all(torch.equal(each[name], begun[0][name]) for name in each)
 
 
 def test_batch_norms_fit_the_weights_of_the_last_step(job, tmp_path):
@@ -114,7 +146,7 @@ def test_surgery_brings_back_what_grows():
     network = Fake()
     about = {"sparsity": 0.5, "allocation": "uniform", "rise": 1.0, "every": 1}
     hook = sparse.Surgery(network, ["w"], about)
-    state = sparse.State(network, None, steps=4)
+    state = sparse.State(network, None, steps=5)
     state.step = 3
     hook.before_step(state)
     assert network.weights["w"].tolist() == pytest.approx([0, 1, 2, 3])

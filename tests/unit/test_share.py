@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import sys
+import types
 
 import numpy as np
 import onnx
@@ -165,9 +168,37 @@ def test_refusals(tmp_path, name):
         apply(tmp_path, name, plain, **target)
 
 
+@pytest.mark.parametrize("name", ["share.kmeans", "share.ecsq", "share.vq"])
+def test_layers_with_few_weights_stay_and_one_has_to_be_left(tmp_path, name):
+    given = {"share.kmeans": {}, "share.ecsq": {"step": 0.1}, "share.vq": {"length": 2}}[name]
+    if name == "share.vq":
+        given |= {"bits": 4, "most_error": 1}
+    done = apply(tmp_path, name, network(), least=577, **given)
+    assert list(done.figures["layers"]) == ["/y"]
+    for nothing in ({"least": 10_000}, {"layers": {"*": 0}}):
+        with pytest.raises(Refusal, match=r"no layer (is left to be|was) shared"):
+            apply(tmp_path, name, network(), **given, **nothing)
+
+
+def test_a_layer_with_two_kinds_of_weights_is_told_of_twice(tmp_path):
+    graph = onnx.parser.parse_graph(
+        "net (float[3, 1, 4] x) => (float[3, 1, 1, 5] y) { y = GRU <hidden_size = 5> (x, w, r) }"
+    )
+    graph.node[0].name = "/y"
+    values = {"w": normal(1, 15, 4), "r": normal(1, 15, 5)}
+    graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in values.items())
+    opset = onnx.helper.make_opsetid("", 17)
+    proto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    done = apply(tmp_path, "share.kmeans", proto, bits=3, least=1)
+    assert list(done.figures["layers"]) == ["/y, w", "/y, r"]
+    assert done.figures["shared"] == 60 + 75
+
+
 def test_parameters_that_are_none():
     parameters = MEMBERS["share.ecsq"].descriptor.parameters
-    for wrong in ({}, {"step": 0.1, "bits": 3}, {"step": 0}, {"bytes": 0}):
+    twice = {"step": 1, "fisher": True, "scope": "layer"}  # both choose the steps of layers
+    parameters(**twice, method="iterative")
+    for wrong in ({}, {"step": 0.1, "bits": 3}, {"step": 0}, {"bytes": 0}, twice):
         with pytest.raises(ValidationError):
             parameters(**wrong)
 
@@ -409,11 +440,26 @@ def test_pack_marks_and_changes_nothing(tmp_path):
     assert done.model.graph == proto.graph
     twice = apply(tmp_path, "pack.huffman", done.model)
     assert twice.model == done.model
+    data = done.model.SerializeToString(deterministic=True)
     assert done.figures["packed_bytes"] > 0
+    # of gzip's head the time and the system are others, no bytes more
+    assert done.figures["gzip_bytes"] == len(gzip.compress(data, 6))
     onnx.save(done.model, tmp_path / "marked.onnx")
     onnx.save(proto, tmp_path / "plain.onnx")
     assert travels_packed(Model.load(tmp_path / "marked.onnx"))
     assert not travels_packed(Model.load(tmp_path / "plain.onnx"))
+
+
+@pytest.mark.parametrize("name", ["compression.zstd", "zstandard"])
+def test_zstd_is_told_where_it_is(tmp_path, monkeypatch, name):
+    for each in ("compression.zstd", "zstandard"):
+        monkeypatch.setitem(sys.modules, each, None)  # not installed
+    assert "zstd_bytes" not in apply(tmp_path, "pack.huffman", network()).figures
+    asked = []
+    known = types.SimpleNamespace(compress=lambda data, level: asked.append(level) or data[:77])
+    monkeypatch.setitem(sys.modules, name, known)
+    assert apply(tmp_path, "pack.huffman", network()).figures["zstd_bytes"] == 77
+    assert asked == [19]
 
 
 def test_what_is_shared_runs(tmp_path):

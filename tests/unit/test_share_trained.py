@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
+import trained_net
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from wherry_compress.job import Data, Job, Refusal
+from wherry_compress.job import Job, Refusal
 from wherry_compress.share.passes import Kmeans
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -20,40 +19,15 @@ import torch  # noqa: E402 -- skipped where it is missing
 from wherry_compress.share import codebook, kmeans  # noqa: E402 -- as above
 from wherry_compress.train.loop import State  # noqa: E402 -- as above
 
-RANDOM = np.random.default_rng(0)
-
-
-def normal(*shape: int) -> np.ndarray:
-    return RANDOM.normal(0, 0.5, shape).astype(np.float32)
-
 
 @pytest.fixture
 def job(tmp_path):
-    graph = onnx.parser.parse_graph(
-        """net (float[1, 2, 5, 5] x) => (float[1, 4] y) {
-            a = Conv <pads = [1, 1, 1, 1]> (x, w, b) r = Relu (a) g = GlobalAveragePool (r)
-            f = Flatten (g) y = Gemm <transB = 1> (f, m, o)
-        }"""
-    )
-    for node in graph.node:
-        node.name = f"/{node.output[0]}"
-    weights = {"w": normal(8, 2, 3, 3), "b": normal(8), "m": normal(4, 8), "o": normal(4)}
-    weights["w"][RANDOM.random((8, 2, 3, 3)) < 0.5] = 0
-    graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in weights.items())
-    opset = [onnx.helper.make_opsetid("", 17)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
-    onnx.save(onnx.shape_inference.infer_shapes(model), tmp_path / "in.onnx")
-    np.save(tmp_path / "x.npy", RANDOM.normal(size=(96, 1, 2, 5, 5)).astype(np.float32))
-    data = {"training": Data({"x": tmp_path / "x.npy"})}
+    of = trained_net.jobs(tmp_path, zeros=0.5)
 
     def make(train, **about) -> Job:
         if train is not None:
             train = {"epochs": 8, "batch": 16, "outputs": "values", "learning_rate": 0.01, **train}
-        parameters = Kmeans(**{"bits": 2, "least": 1, "biases": 0, "train": train, **about})
-        return Job(
-            tmp_path / "in.onnx", parameters.model_dump(mode="json"), tmp_path, data,
-            original=tmp_path / "in.onnx", seed=3,
-        )  # fmt: skip
+        return of(Kmeans(**{"bits": 2, "least": 1, "biases": 0, "train": train, **about}))
 
     return make
 

@@ -15,7 +15,7 @@ from wherry.hookspecs import hookimpl
 from wherry.host import Host
 from wherry.manifest import load_manifest
 from wherry.records.database import Records
-from wherry.trackers import Tracker, track, wanted, without_users
+from wherry.trackers import Tracker, _words, track, wanted, without_users
 from wherry_mlflow.log import _key
 from wherry_mlflow.plugin import MlflowParameters
 
@@ -152,3 +152,9 @@ def test_users_are_left_out_of_urls():
     assert without_users("at http://a:b@h:1/x and https://h/y@z") == (
         "at http://***@h:1/x and https://h/y@z"
     )
+    assert without_users("http://me:ge@he@im@host/x") == "http://***@host/x"
+
+
+def test_a_secret_is_not_shown_where_an_error_is_cut_in_its_middle():
+    error = ConnectionError(f"{'x' * 280} http://me:geheimgeheimgeheim@host")
+    assert "geh" not in without_users(_words(error))

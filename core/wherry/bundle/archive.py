@@ -25,6 +25,7 @@ from typing import IO, BinaryIO
 from wherry.artifact import hash_file
 from wherry.bundle import BUNDLE_VERSION, CONTENTS
 from wherry.errors import BundleError, UsageError
+from wherry.files import replacing
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
 Content = bytes | Path
@@ -55,35 +56,41 @@ def write(path: Path, root: str, files: Mapping[str, Content]) -> None:
         UsageError: the name ends in something else, or the file cannot be written.
         BundleError: a name cannot stand in an archive.
     """
-    check_suffix(path)
+    check_place(path)
     check_names(files)
     described = {name: _described(files[name]) for name in sorted(files)}
     contents = {"bundle": BUNDLE_VERSION, "files": described}
     first = {CONTENTS: (json.dumps(contents, indent=1) + "\n").encode()}
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as stream:
+        with replacing(path) as file, file.open("wb") as stream:
             members = [
                 (f"{root}/{name}", each) for name, each in [*first.items(), *sorted(files.items())]
             ]
             (_write_zip if path.name.endswith(".zip") else _write_tar)(stream, members)
-        temporary.replace(path)
     except OSError as error:
         raise UsageError(
             f"the bundle cannot be written: {error.strerror or error}",
             where=str(path),
             remedy="Name a file in a folder that you may write, on a disk with room.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def check_suffix(path: Path) -> None:
-    """Raise `UsageError` where a file's name ends in none of `SUFFIXES`."""
+def check_place(path: Path) -> None:
+    """Raise `UsageError` where no archive can be at a path: before one is made.
+
+    Its name has to end in one of `SUFFIXES`, and its folder to be there.
+    """
     if not path.name.endswith(SUFFIXES):
         raise UsageError(
             f"a bundle's name ends in {', '.join(SUFFIXES)}, and {path.name!r} does not",
             remedy="Name it so with -o FILE.",
+        )
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a folder" if path.is_dir() else "its folder does not exist"
+        raise UsageError(
+            f"the bundle cannot be written: {what}",
+            where=str(path),
+            remedy="Name a file in a folder that is there.",
         )
 
 

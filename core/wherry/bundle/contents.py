@@ -17,7 +17,7 @@ from wherry.artifact import hash_file
 from wherry.bundle import ARTIFACT, BUNDLE_VERSION, CPP, LOCK, RUNNER, SAMPLES
 from wherry.bundle.archive import Content
 from wherry.bundle.cpp import header, raw_samples
-from wherry.bundle.runtime import UNKNOWN, Runtime
+from wherry.bundle.runtime import UNKNOWN, Package, Runtime, installed_package
 from wherry.reports.markdown import escaped
 from wherry.reports.words import one_line
 
@@ -43,8 +43,8 @@ _CHECK = (
 )
 _WITHOUT = "The samples have no outputs of the artifact itself, but those of the model in fp32:"
 _LICENCES = (
-    "As the parts say it in their own metadata; wherry has not checked it. *unknown* means that "
-    "nothing is said: ask whoever made it."
+    "As the parts say it in their own metadata, and the backend's plugin of native/; wherry has "
+    "not checked it. *unknown* means that nothing is said: ask whoever made it."
 )
 
 
@@ -209,6 +209,7 @@ def _model_licence(model: Model) -> str:
 def licences_of(material: Material, runtime: Runtime) -> str:
     """``LICENCES.md``: whose licences hold, as far as the parts say it themselves."""
     backend = material.backend
+    of_wherry, strangers = _runners(material)
     lines = [
         "# Licences",
         "",
@@ -218,9 +219,14 @@ def licences_of(material: Material, runtime: Runtime) -> str:
         "| --- | --- | --- | --- |",
         _row("the network", "", _model_licence(material.original), "artifact/"),
         _row("the samples", "", UNKNOWN, "samples/"),
-        _row("wherry's own files", __version__, "Apache-2.0", "example.py, runner/, cpp/"),
+        _row("wherry's own files", __version__, "Apache-2.0", of_wherry),
+        *strangers,
     ]
-    lines += [_row(name, "", UNKNOWN, f"native/{name}") for name in sorted(runtime.native)]
+    known = backend.native.licences if backend.native is not None else {}
+    lines += [
+        _row(name, "", known.get(name, UNKNOWN), f"native/{name}")
+        for name in sorted(runtime.native)
+    ]
     lines += [_row(each.name, each.version, each.licence, "no") for each in runtime.packages]
     lines += [
         _row(name, "", "of the board's owner's installation", "no")
@@ -229,6 +235,18 @@ def licences_of(material: Material, runtime: Runtime) -> str:
     if not runtime.packages and backend.runtime:
         lines += ["", "The runtime's packages could not be looked at."]
     return "\n".join(lines) + "\n"
+
+
+def _runners(material: Material) -> tuple[str, list[str]]:
+    """Which files are wherry's own, and the row of those that a stranger's plugin brings."""
+    owner = material.services.host.owner("backends", material.backend.name)
+    if owner.own:
+        return "example.py, runner/, cpp/", []
+    told = Package(owner.name, "", UNKNOWN)
+    if owner.distribution is not None:
+        told = installed_package(owner.distribution)
+    shared = "example.py, runner/preprocess.py, runner/binding.py, cpp/model.h"
+    return shared, [_row(told.name, told.version, told.licence, "the rest of runner/ and cpp/")]
 
 
 def _row(*cells: str) -> str:

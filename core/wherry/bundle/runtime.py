@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import re
 import zipfile
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wherry.device import Platform
 from wherry.engine.wheels import Wheels
@@ -120,7 +121,8 @@ def _locked(
         except UnfitError as error:
             refused = error
             continue
-        return text, tuple(sorted(map(_package, metadata), key=lambda each: each.name.lower()))
+        packages = [_package(HeaderParser().parsestr(each)) for each in metadata]
+        return text, tuple(sorted(packages, key=lambda each: each.name.lower()))
     if refused is not None:
         raise refused
     return "", ()
@@ -132,8 +134,12 @@ def _metadata(wheel: Path) -> str:
         return archive.read(name).decode(errors="replace")
 
 
-def _package(metadata: str) -> Package:
-    told: Message = HeaderParser().parsestr(metadata)
+def installed_package(name: str) -> Package:
+    """A package that is installed here, as its metadata has it."""
+    return _package(cast("Message", importlib.metadata.metadata(name)))
+
+
+def _package(told: Message) -> Package:
     return Package(str(told["Name"]), str(told["Version"]), _licence(told))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wherry.errors import BundleError, UsageError
+from wherry.files import replacing
 
 SUFFIX = ".minisig"
 
@@ -202,9 +203,8 @@ def sign(path: Path, key: SecretKey, comment: str) -> Path:
         f"trusted comment: {comment}\n{base64.b64encode(over_all).decode()}\n"
     )
     made = path.with_name(path.name + SUFFIX)
-    part = made.with_name(made.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(made)
+    with replacing(made) as file:
+        file.write_text(text, encoding="utf-8")
     return made
 
 

@@ -67,6 +67,18 @@ class _Threshold(BaseModel):
     cosine: float
 
 
+class _Latency(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    median_ms: float | None
+
+
+class _Measured(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    latency: _Latency | None
+
+
 class _Lock(BaseModel):
     """What is needed of ``bundle.json`` here."""
 
@@ -80,7 +92,7 @@ class _Lock(BaseModel):
     preprocess: dict[str, dict[str, Any]]
     thresholds: _Threshold
     samples: _Samples
-    measured: dict[str, Any]
+    measured: _Measured
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,7 @@ def verify(
             "samples": len(opened.lock.samples.entries),
             **{kind: None if p is None else asdict(p) for kind, p in parities.items()},
             "thresholds": opened.lock.thresholds.model_dump(),
-            "latency": _latency(timed, opened.lock.measured),
+            "latency": _latency(timed, opened.lock.measured.latency),
             "failed": _failed(opened.lock, parities),
         }
 
@@ -198,6 +210,10 @@ def _opened(path: Path, most_bytes: int, tell: Callable[[str], None]) -> Iterato
             )
         if not lock.samples.entries:
             raise BundleError("it has no samples to run", where=str(path), remedy=_AGAIN)
+        if not all(each.reference for each in lock.samples.entries):
+            raise BundleError(
+                "a sample has no outputs to compare with", where=str(path), remedy=_AGAIN
+            )
         yield _Opened(folder, lock, files, artifact)
 
 
@@ -263,13 +279,12 @@ def _failed(lock: _Lock, parities: Mapping[str, Parity | None]) -> str | None:
     return None
 
 
-def _latency(timed: RawTiming, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _latency(timed: RawTiming, measured: _Latency | None) -> dict[str, Any]:
     summary = summarise(timed.infer_ns, [len(timed.infer_ns)], seed=0)
-    told = measured.get("latency") or {}
     return {
         "median_ms": summary.median_ms,
         "samples": summary.samples,
         "timed_by": timed.timed_by,
         "steady": timed.steady,
-        "measured_ms": told.get("median_ms"),
+        "measured_ms": None if measured is None else measured.median_ms,
     }

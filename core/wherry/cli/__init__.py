@@ -19,7 +19,7 @@ VERBS: Mapping[str, str] = {
     "plan": "Show what a run would do.",
     "run": "Run a manifest and report.",
     "report": "Show or convert the report of a run.",
-    "records": "Export, import, thin and check the records of runs.",
+    "records": "Export, import, tag, thin and check the records of runs.",
     "compare": "Compare two runs, or a run with a baseline.",
     "debug": "Find the layer that loses the accuracy.",
     "bundle": "Pack the winner of a run; verify a bundle.",
@@ -90,12 +90,23 @@ def cli() -> None:
     """
 
 
+class _Harmless(logging.Formatter):
+    """Warnings with names of models, boards and servers in which nothing commands a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from wherry.reports.words import clean
+
+        return clean(super().format(record))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``argv`` is without the program's name."""
     if argv is None:  # the process is ours, and ends with the verb
         # What a verb makes lives until it ends. Python would look through all of it again and
         # again while it grows, which takes a fifth of the time of a start.
         gc.set_threshold(50_000)
-    logging.basicConfig(level=logging.WARNING, format="Warning: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Harmless("Warning: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     args = list(sys.argv[1:] if argv is None else argv)
     return report_errors(lambda: cli.main(args, prog_name="wherry", standalone_mode=False), args)

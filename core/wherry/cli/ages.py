@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -23,4 +23,9 @@ class Age(click.ParamType[timedelta]):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", str(value).strip().lower())
         if match is None:
             self.fail(f"{value!r} is no age; write 12h, 30d or 2w", param, ctx)
-        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+        try:
+            age = timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+            datetime.now(UTC) - age  # what asks for an age takes it from now
+        except OverflowError:
+            self.fail(f"{value!r} ago is before all calendars", param, ctx)
+        return age

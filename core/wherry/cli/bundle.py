@@ -209,12 +209,12 @@ def make_(
     Unless said, the fastest result on the front that holds every gate; where that is not one
     alone, the choices are listed.
     """
-    from rich.console import Console
-
     from wherry.bundle.choose import Wish
     from wherry.bundle.make import make
     from wherry.bundle.signing import read_secret_key
     from wherry.cli.run import progress_display
+    from wherry.console import Console
+    from wherry.reports.words import one_line
 
     record, key = _record(run), None
     if secret_key is not None:
@@ -233,7 +233,8 @@ def make_(
     if as_json:
         click.echo(json.dumps(made, indent=1))
         return
-    click.echo(f"{made['file']}: {made['result']}, {made['files']} files, {made['bytes']} bytes")
+    result = one_line(made["result"])
+    click.echo(f"{made['file']}: {result}, {made['files']} files, {made['bytes']} bytes")
     click.echo(f"sha256 {made['sha256']}")
     if made["signature"]:
         click.echo(f"signature {made['signature']}")
@@ -261,7 +262,7 @@ def verify_(file: Path, device: str, public_key: str | None, max_size: int, as_j
     Nothing of the archive is executed but the network: the runner is the installed plugin's. Exit
     codes: 0 it holds; 1 it was changed, or gives something else; 2 wrong usage.
     """
-    from rich.console import Console
+    from wherry.console import Console
 
     found = bundle_verify(
         file,
@@ -345,7 +346,7 @@ def _show(found: dict[str, Any]) -> None:
         )
         lines.append(f"{kind:10} {text}, against {words}")
     was = latency["measured_ms"]
-    told = f"; where it was measured: {ms_text(was)} ms" if isinstance(was, int | float) else ""
+    told = "" if was is None else f"; where it was measured: {ms_text(was)} ms"
     lines.append(f"latency    median {ms_text(latency['median_ms'])} ms, timed briefly{told}")
     for line in lines:  # aligned by spaces, and what comes from the archive may be anything
         click.echo(clean(line).replace("\n", " "))

@@ -186,9 +186,10 @@ def list_(kind: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(entries)
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from wherry.console import Console
 
     console = Console()
     table = Table("key", "kind", "made from", "size", "took", "used")
@@ -223,10 +224,10 @@ def explain_(key: str, as_json: bool) -> None:
     if as_json:
         _print_json(found)
         return
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
+    from wherry.console import Console
     from wherry.housekeeping import leaves
 
     console, entry, nearest = Console(), found["entry"], found["nearest"]

@@ -134,9 +134,8 @@ def command(
     takes the word of a reason, and every output says so. A baseline file is written by
     `wherry report RUN --output NAME.baseline.json`.
     """
-    from rich.console import Console
-
     from wherry.cli.run import check_folders, write_file
+    from wherry.console import Console
     from wherry.reports import github as annotations
     from wherry.reports.junit import render_comparison as junit_text
     from wherry.reports.markdown import render_comparison as markdown_text

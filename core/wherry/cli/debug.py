@@ -13,8 +13,7 @@ import click
 from wherry.errors import GateFailed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from wherry.console import Console
     from wherry.host import Host
 
 
@@ -110,9 +109,8 @@ def layers_(
     converted and tried is kept in the store. Exit codes: 0 done; 1 something failed, named;
     3 --bisect cannot reach what is wanted; 130 interrupted, and what is done is kept.
     """
-    from rich.console import Console
-
     from wherry.cli.run import progress_display
+    from wherry.console import Console
     from wherry.debug.case import Choice
     from wherry.debug.report import Asked, debug, show
 

@@ -338,9 +338,10 @@ def unlock_(name: str, yes: bool) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from wherry.console import Console
 
     table = Table()
     for column in columns:

@@ -226,8 +226,9 @@ def command(ctx: click.Context, make: bool, as_json: bool) -> None:
 
 
 def _print(checks: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.text import Text
+
+    from wherry.console import Console
 
     console = Console(soft_wrap=True)
     styles = {"ok": "green", "not made": "yellow", "problem": "bold red"}

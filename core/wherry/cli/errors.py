@@ -33,7 +33,10 @@ def report_errors(call: Callable[[], object], argv: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except WherryError as error:
-        click.echo(f"Error: {error}", err=True)
+        from wherry.reports.words import clean
+
+        # names of models and nodes may hold what a terminal obeys
+        click.echo(f"Error: {clean(error)}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # click makes an Abort of any EOFError too; one that no prompt has raised is a bug.

@@ -25,9 +25,9 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
         JSON values: ``steps`` (id, kind, title), ``rows`` (variant, target, ``changed``: the
         options that are not the default, and ``unsupported``: operators that the backend does
-        not convert in the original model), ``passes`` (what each
-        brings on which backend), ``model``, ``candidates``: tags by which targets ask for a
-        device, to the devices that have them all.
+        not convert in the original model), ``passes`` (what each brings on each of the targets'
+        backends), ``model``, ``candidates``: tags by which targets ask for a device, to the
+        devices that have them all.
     """
     from wherry.execute import prepare
 
@@ -36,7 +36,6 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="wherry-plan-") as folder:
         model, static = _model(prepared.plan.manifest, host, Path(folder))
         rows = _rows(prepared.plan, static, host)
-    used = {step.name for steps in prepared.plan.manifest.variants.values() for step in steps}
     return {
         "manifest": str(prepared.plan.manifest.path),
         "model": {
@@ -52,8 +51,20 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         ],
         "rows": rows,
         "candidates": _candidates(prepared.plan.manifest),
-        "passes": {name: dict(host.passes[name].effects) for name in sorted(used)},
+        "passes": _effects(prepared.plan.manifest, host),
     }
+
+
+def _effects(manifest: Manifest, host: Host) -> dict[str, dict[str, str]]:
+    """Pass to what it brings on each backend of the targets."""
+    used = {step.name for steps in manifest.variants.values() for step in steps}
+    backends = dict.fromkeys(target.backend for target in manifest.targets)
+    found: dict[str, dict[str, str]] = {}
+    for name in sorted(used):
+        effects = host.passes[name].effects
+        usual = effects.get("*", "the pass does not say what it brings")
+        found[name] = {backend: effects.get(backend, usual) for backend in backends}
+    return found
 
 
 def _candidates(manifest: Manifest) -> dict[str, list[str]]:
@@ -124,10 +135,10 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from wherry.console import Console
     from wherry.reports.words import option_text
 
     console = Console()
@@ -148,8 +159,12 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
     for backend, problem in _problems(found):
         console.print(escape(f"{backend}: {problem}"), soft_wrap=True)
     for name, effects in found["passes"].items():
+        alike: dict[str, list[str]] = {}
         for backend, effect in effects.items():
-            console.print(escape(f"pass {name} on {backend}: {effect}"), soft_wrap=True)
+            alike.setdefault(effect, []).append(backend)
+        for effect, backends in alike.items():
+            text = f"pass {name} on {', '.join(backends)}: {effect}"
+            console.print(escape(text), soft_wrap=True)
 
 
 def _problems(found: dict[str, Any]) -> list[tuple[str, str]]:

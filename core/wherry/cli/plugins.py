@@ -91,9 +91,10 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from wherry.console import Console
 
     table = Table("plugin", "distribution", "version", "provides")
     for plugin in found["plugins"]:
@@ -127,9 +128,10 @@ def operators_(model: Path | None, backends: tuple[str, ...], as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
+
+    from wherry.console import Console
 
     table = Table(Column("operator", no_wrap=True), *found)
     for name in sorted({name for row in found.values() for name in row}):

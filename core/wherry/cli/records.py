@@ -1,4 +1,4 @@
-"""``wherry records``: carry the records of runs between databases, thin them, check them."""
+"""``wherry records``: carry the records of runs between databases, tag, thin and check them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wherry.cli.ages import Age
-from wherry.errors import StoreError
+from wherry.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from wherry.records.database import Summary
+    from wherry.records.lists import Summary
     from wherry.reports import RunRecord
 
 
@@ -64,6 +64,24 @@ def records_import(file: str | Path) -> dict[str, list[str]]:
     with Records.open() as records:
         found = import_file(Path(file), records)
     return {"saved": list(found.saved), "there": list(found.there)}
+
+
+def records_tag(run: str, tag: str | None) -> str:
+    """Give a run another tag; gives its id.
+
+    Args:
+        run: named as in `records_export`.
+        tag: None: it has none from now on.
+
+    Raises:
+        UsageError: there is no such run, or it cannot be a tag.
+    """
+    from wherry.records.database import Records
+
+    with Records.open() as records:
+        run_id = records.find(run)
+        records.retag(run_id, tag)
+    return run_id
 
 
 def records_delete(runs: Sequence[str]) -> list[str]:
@@ -138,9 +156,9 @@ def _as_json(run: Summary) -> dict[str, Any]:
 # The command line
 
 
-@click.group(name="records", short_help="Export, import, thin and check the records of runs.")
+@click.group(name="records", short_help="Export, import, tag, thin and check the records of runs.")
 def command() -> None:
-    """Export, import, thin and check the records of runs.
+    """Export, import, tag, thin and check the records of runs.
 
     They are in a database: WHERRY_RECORDS names it (postgresql://... or sqlite:///...), or
     records.yaml in the config folder, or else it is records.db below WHERRY_HOME. `wherry report`
@@ -177,6 +195,22 @@ def import_(file: Path, as_json: bool) -> None:
         return
     there = f", {len(found['there'])} there already" if found["there"] else ""
     click.echo(f"{_runs(len(found['saved']))} imported{there}")
+
+
+@command.command(name="tag")
+@click.argument("run")
+@click.argument("tag", required=False)
+@click.option("--remove", is_flag=True, help="Take the tag away.")
+def tag_(run: str, tag: str | None, remove: bool) -> None:
+    """Give RUN (an id, a tag, last, last~1, ...) the tag TAG."""
+    if remove == (tag is not None):
+        raise UsageError(
+            "a run has one tag or none", remedy="Give a TAG, or --remove, and not both."
+        )
+    run_id = records_tag(run, tag)
+    from wherry.reports.words import one_line
+
+    click.echo(f"{run_id} has no tag" if tag is None else f"{run_id} ({one_line(tag)})")
 
 
 @command.command(name="delete")

@@ -116,8 +116,7 @@ def command(
             "--blame is of the HTML report", remedy="Write one: `wherry report RUN -o FILE.html`."
         )
     if form is None and output is None:
-        from rich.console import Console
-
+        from wherry.console import Console
         from wherry.reports.terminal import print_record
 
         print_record(report(run or "last"), Console())
@@ -172,9 +171,9 @@ def _print_list(limit: int | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
     from rich.text import Text
 
+    from wherry.console import Console
     from wherry.reports.words import one_line
 
     console = Console()

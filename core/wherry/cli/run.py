@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wherry.errors import StoreError, UsageError
+from wherry.files import replacing
 
 if TYPE_CHECKING:
     from wherry.engine.local import Event
@@ -133,18 +134,15 @@ def write_reports(
 
 def write_file(made: str | bytes, path: Path, form: str, remedy: str) -> None:
     """Write a report by rename; raises `StoreError` with the remedy."""
-    temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_bytes(made.encode() if isinstance(made, str) else made)
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write_bytes(made.encode() if isinstance(made, str) else made)
     except OSError as error:
         raise StoreError(
             f"the {form} report cannot be written: {error.strerror}",
             where=str(path),
             remedy=remedy,
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @click.command(name="run", short_help="Run a manifest and report.")
@@ -195,8 +193,7 @@ def command(
     or is missing in an earlier run, as when a board was lost. Exit codes: 0 done; 1 something
     failed, named; 3 a gate did not hold; 130 interrupted, and what is done is kept.
     """
-    from rich.console import Console
-
+    from wherry.console import Console
     from wherry.execute import UnkeptError, execute, raise_for_outcome
     from wherry.records.naming import check_tag
     from wherry.reports import github as annotations
@@ -242,9 +239,9 @@ def command(
 @contextmanager
 def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], None]]:
     """A bar over all steps and a line for each that runs; plain lines where it is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from wherry.console import Console
     from wherry.screen import SCREEN
 
     assert isinstance(console, Console)
@@ -252,7 +249,7 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
         yield lambda event: _print_event(event, console)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -282,7 +279,7 @@ def progress_display(plan: Plan, console: object) -> Iterator[Callable[[Event], 
 
 
 def _print_event(event: Event, console: object) -> None:
-    from rich.console import Console
+    from wherry.console import Console
 
     assert isinstance(console, Console)
     if event.state in {"done", "cached", "failed", "skipped"}:

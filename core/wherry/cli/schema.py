@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wherry.errors import StoreError
+from wherry.files import replacing
 
 if TYPE_CHECKING:
     from wherry.host import Host
@@ -34,11 +35,9 @@ def schema(output: Path | None = None, *, host: Host | None = None) -> dict[str,
 
 
 def _write(path: Path, text: str) -> None:
-    """Write by rename."""
-    temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(
             f"the schema cannot be written: {error.strerror}",

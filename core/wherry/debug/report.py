@@ -15,9 +15,9 @@ from wherry.errors import UsageError
 from wherry.stages.retry import Tries
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
+    from wherry.console import Console
     from wherry.engine.local import Event
     from wherry.host import Host
     from wherry.plan import Plan
@@ -156,7 +156,7 @@ def _entry(keep: Any) -> Any:
 
 def show(values: Mapping[str, Any], console: Console, *, everything: bool = False) -> None:
     """Print the layers, what is to blame, and what to paste."""
-    from rich.console import Console
+    from wherry.console import Console
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -12,13 +12,18 @@ from wherry.model import Model
 from wherry.packing import MARK, pack
 
 _CLEARLY = 0.9  # of the file: more than that is not worth the unpacking
-_GZIP = 18  # bytes that gzip has around what is deflated, less those of zlib
+_ZLIB, _GZIP = 6, 18  # bytes that each has around what is deflated
 
 
 def travels_packed(model: Model) -> bool:
     """Whether a pass has asked for it: ``pack.huffman``."""
     key, value = MARK
     return model.metadata.get(key) == value
+
+
+def gzip_bytes(data: bytes) -> int:
+    """What gzip makes of a file at its usual level."""
+    return len(zlib.compress(data)) - _ZLIB + _GZIP
 
 
 def pack_artifact(artifact: Artifact, folder: Path) -> Artifact:
@@ -32,9 +37,8 @@ def pack_artifact(artifact: Artifact, folder: Path) -> Artifact:
     containers, size, gzipped = {}, 0, 0
     for name in artifact.files:
         data = (artifact.directory / name).read_bytes()
-        deflated = len(zlib.compress(data)) - 6 + _GZIP  # gzip's own level, too, is 6
         container = pack(data)
-        gzipped += deflated
+        gzipped += gzip_bytes(data)
         if len(container) <= _CLEARLY * len(data):
             digest = hashlib.sha256(container).hexdigest()
             (folder / digest).write_bytes(container)

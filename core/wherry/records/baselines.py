@@ -8,12 +8,12 @@ from typing import Any
 
 from wherry.errors import UsageError, WherryError
 from wherry.records.compare import compare, compare_targets
+from wherry.records.naming import TAG
 from wherry.records.sides import BEST, best, is_file, last_of, tagged
 from wherry.records.snapshot import Snapshot, plain, read_baseline, snapshot
 from wherry.reports import RunRecord
 
 FP32 = "fp32"
-TAG = "tag:"
 
 Entries = dict[str, dict[str, Any]]
 """A comparison's results by their names."""
@@ -71,7 +71,7 @@ class Baselines:
     def _side(self, against: str, allow: frozenset[str]) -> Snapshot:
         from wherry.records.database import Records
 
-        if is_file(against) and not against.startswith(TAG):
+        if is_file(against):
             return read_baseline(Path(against))
         with Records.open() as records:
             if against == BEST:

@@ -29,7 +29,7 @@ from sqlalchemy import (
     table,
 )
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from wherry.errors import StoreError
 from wherry.records.place import Place
@@ -131,17 +131,17 @@ def _sqlite(place: Place) -> Engine:
     path = place.file
     assert path is not None
     if path.exists():
-        readable = not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        readable = False
-    mode = "rwc"
-    if readable:
-        # without its log the file is whole, and nobody here can make the log's index
-        log = path.with_name(path.name + "-wal")
-        mode = "ro" if log.exists() else "ro&immutable=1"
+        writable = True
 
     def connect() -> sqlite3.Connection:
+        mode = "rwc"
+        if not writable:
+            # without its log the file is whole, and nobody here can make the log's index
+            log = path.with_name(path.name + "-wal")
+            mode = "ro" if log.exists() else "ro&immutable=1"
         name = f"file:{quote(os.fsencode(path))}?mode={mode}"
         connection = sqlite3.connect(
             name, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
@@ -150,7 +150,9 @@ def _sqlite(place: Place) -> Engine:
         connection.execute("PRAGMA synchronous=FULL")
         return connection
 
-    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=QueuePool)
+    # of a file that it takes for immutable, a connection does not see what others write later
+    pool = QueuePool if writable else NullPool
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=pool)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

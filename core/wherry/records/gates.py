@@ -110,7 +110,7 @@ def _judge(
 ) -> _Finding:
     name, metric = result["name"], gate.metric
     if result["status"] != "ok":
-        reason = f"{name} was not measured: {result['error'].splitlines()[0]}"
+        reason = f"{name} was not measured: {(result['error'].splitlines() or [''])[0]}"
         return _Finding(-math.inf, None, name, reason)
     value, latency = _value(metric, result), result["latency"]
     if value is None:

@@ -10,6 +10,12 @@ from typing import Protocol
 
 from wherry.errors import UsageError
 
+TAG = "tag:"
+"""Before a tag where another word could be meant: `tag:best`, `tag:feature/x`."""
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""How an id may look: also as the name of a folder, and in an address."""
+
 _BACK = re.compile(r"last(?:~(\d{1,9}))?")
 _STAMP = "%Y%m%d-%H%M%S"
 ID_STAMP = len("20261124-040500")
@@ -54,7 +60,8 @@ class Named(Protocol):
 def find_run(name: str, runs: Named, where: str) -> str:
     """The id of the run that ``name`` means: an id, a tag, a beginning, ``last`` or ``last~N``.
 
-    Of a tag it is the newest run. A word that is both a tag and the beginning of ids is the tag.
+    Of a tag it is the newest run. A word that is both a tag and the beginning of ids is the tag;
+    ``tag:NAME`` is the tag whatever its name is.
 
     Args:
         name: the word.
@@ -76,7 +83,7 @@ def find_run(name: str, runs: Named, where: str) -> str:
         raise UsageError(f"{name}: there {there}", remedy=newest)
     if runs.with_id(name):
         return name
-    if tagged := runs.with_tag(name):
+    if tagged := runs.with_tag(name.removeprefix(TAG)) or runs.with_tag(name):
         return tagged
     begun = runs.beginning(name, _SHOWN) if name else ()
     if len(begun) == 1:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from wherry.errors import StoreError
 from wherry.filelock import is_held
+from wherry.records.naming import RUN_ID
 from wherry.records.requests import RUNNING
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ EVENTS_FILE = "events.jsonl"
 KEPT = "kept"
 """How a run ended whose record is in the database."""
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _EVERY_S = 0.5  # between two tellings of one step's progress
 _TEXT = 500  # characters of one telling
 _MOST_BYTES = 64 << 20  # what is read at once
@@ -168,7 +167,7 @@ class ProgressReader:
     """
 
     def __init__(self, home: Path, run_id: str) -> None:
-        self._directory = home / "runs" / run_id if _RUN_ID.fullmatch(run_id) else None
+        self._directory = home / "runs" / run_id if RUN_ID.fullmatch(run_id) else None
         self._lock = threading.Lock()
         self._offset = 0
         self._steps: dict[str, StepProgress] = {}
@@ -196,6 +195,7 @@ class ProgressReader:
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except (OSError, ValueError, TypeError, LookupError) as error:
+                self._offset, self._progress = 0, None  # so that whoever asks next is told, too
                 raise StoreError(
                     f"the run's progress cannot be read: {error}", where=str(path)
                 ) from error

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from wherry.entry import canonical
+from wherry.records.naming import RUN_ID
 from wherry.records.samples import decode, encode
 from wherry.reports import SCHEMA_VERSION, RunRecord
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _KEY_CHARS = 200  # PostgreSQL's indices take no long values; the whole is in the body
 _STATES = ("ok", "failed", "skipped")
@@ -88,7 +88,7 @@ def rows_of(record: RunRecord) -> Rows:
     values = record.values
     if values["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"its schema_version is {values['schema_version']!r}")
-    if not _RUN_ID.fullmatch(values["run_id"]):
+    if not RUN_ID.fullmatch(values["run_id"]):
         raise ValueError(f"{values['run_id']!r} cannot be the id of a run")
     results, model = values["results"], values["model"]
     states = [result["status"] for result in results]

@@ -10,25 +10,27 @@ from typing import TYPE_CHECKING
 from wherry.difference import LEAST_ROUNDS
 from wherry.errors import UsageError
 from wherry.records.likeness import LATENCY, check_reasons, differences, key_of
+from wherry.records.naming import TAG
 from wherry.records.snapshot import Snapshot, TargetSnapshot, read_baseline, snapshot
 
 if TYPE_CHECKING:
     from wherry.records.database import Records
+    from wherry.records.lists import Point
 
 BEST = "best"
 
 
 def is_file(name: str) -> bool:
-    """Whether a name means a baseline file: it has a folder, or ends as one."""
-    return "/" in name or name.endswith(".json")
+    """Whether a name means a baseline file: it has a folder, or ends as one, and is no `TAG`."""
+    return not name.startswith(TAG) and ("/" in name or name.endswith(".json"))
 
 
 def sides(base: str, new: str, *, allow: Iterable[str] = ()) -> tuple[Snapshot, Snapshot]:
     """Both sides of a comparison.
 
     Args:
-        base: an id of a run, the beginning of one, a tag, ``last``, ``last~N``, a baseline file, or
-            ``best``.
+        base: an id of a run, the beginning of one, a tag, ``tag:NAME``, ``last``, ``last~N``, a
+            baseline file, or ``best``.
         new: the same, but ``best``.
         allow: reasons for which ``best`` takes unlike measurements.
 
@@ -68,13 +70,10 @@ def best(records: Records, new: Snapshot, *, allow: Iterable[str] = ()) -> Snaps
     load = cache(lambda run_id: snapshot(records.load(run_id)))
     found: list[TargetSnapshot] = []
     for target in new.targets:
-        points = records.trend(key_of(target))
         known = [
             point
-            for point in points
-            if point.value is not None
-            and point.run_id != new.run_id
-            and (point.clean or "not-clean" in allowed)
+            for point in records.trend(key_of(target))
+            if point.run_id != new.run_id and _may_be_like(point, target, allowed)
         ]
         for point in sorted(known, key=lambda point: point.value or 0.0):
             old = next(t for t in load(point.run_id).targets if key_of(t) == key_of(target))
@@ -94,6 +93,21 @@ def best(records: Records, new: Snapshot, *, allow: Iterable[str] = ()) -> Snaps
         manifest=new.manifest,
         finished="",
         targets=found,
+    )
+
+
+def _may_be_like(point: Point, new: TargetSnapshot, allowed: frozenset[str]) -> bool:
+    """Whether the whole run is worth loading: a team has thousands on what its boards once were."""
+    unlike = {
+        "not-clean": not point.clean,
+        "emulated": bool(point.emulated),
+        "timer": new.timing is not None and point.timed_by != new.timing.timed_by,
+    }
+    moved = (point.board or "") != new.board.fingerprint
+    return (
+        point.value is not None
+        and not any(found for reason, found in unlike.items() if reason not in allowed)
+        and not (moved and allowed.isdisjoint({"board", "system"}))
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wherry.errors import StoreError
+from wherry.files import replacing
 from wherry.records.rows import UNREADABLE, record_digest, rows_of
 from wherry.records.samples import decode, encode
 from wherry.reports import RunRecord
@@ -47,20 +48,15 @@ def export_file(records: Iterable[RunRecord], path: Path) -> int:
     Raises:
         StoreError: the file cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
-        with temporary.open("w", encoding="ascii") as stream:
-            count = write_lines(records, stream)
-        temporary.replace(path)
+        with replacing(path) as file, file.open("w", encoding="ascii") as stream:
+            return write_lines(records, stream)
     except OSError as error:
         raise StoreError(
             f"the export cannot be written: {error.strerror or error}",
-            where=str(error.filename or path),
+            where=str(path),
             remedy="Name another file with --output.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
 
 
 def write_lines(records: Iterable[RunRecord], stream: IO[str]) -> int:

@@ -221,7 +221,10 @@ async def _probe(request: Request) -> Response:
 
 async def _form(request: Request) -> dict[str, str]:
     body = (await _body(request)).decode("utf-8", "replace")
-    return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=20))
+    try:
+        return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=20))
+    except ValueError:
+        raise HTTPException(400, "this form has more fields than any of ours") from None
 
 
 async def _body(request: Request) -> bytes:
@@ -253,11 +256,18 @@ def _tell(request: Request, text: str) -> None:
 # the same for scripts
 
 
+class _Json(JSONResponse):
+    """In ASCII: names of files may hold halves of pairs, which UTF-8 cannot say."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 def _answer(view: Callable[..., Any]) -> Callable[[Request], Response]:
     """The values of a view as JSON."""
 
     def answer(request: Request) -> Response:
-        return JSONResponse(view(_site(request), request.query_params, **request.path_params))
+        return _Json(view(_site(request), request.query_params, **request.path_params))
 
     return answer
 
@@ -274,22 +284,22 @@ async def _api_tag(request: Request) -> Response:
     _borne(request)
     try:
         tag = json.loads(await _body(request))["tag"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise HTTPException(400, 'the body is JSON: {"tag": "TEXT"}, or null for none') from None
     if tag is not None and not isinstance(tag, str):
         raise HTTPException(400, "a tag is a text, or null for none")
     run_id = await run_in_threadpool(actions.tag, _site(request), request.path_params["run"], tag)
-    return JSONResponse({"run_id": run_id, "tag": tag or None})
+    return _Json({"run_id": run_id, "tag": tag or None})
 
 
 def _api_delete(request: Request) -> Response:
     _borne(request)
-    return JSONResponse({"run_id": actions.delete(_site(request), request.path_params["run"])})
+    return _Json({"run_id": actions.delete(_site(request), request.path_params["run"])})
 
 
 def _api_probe(request: Request) -> Response:
     _borne(request)
-    return JSONResponse(actions.probe(_site(request), request.path_params["name"]))
+    return _Json(actions.probe(_site(request), request.path_params["name"]))
 
 
 def _problem(request: Request, error: Exception) -> Response:
@@ -304,7 +314,7 @@ def _problem(request: Request, error: Exception) -> Response:
         remedy = error.remedy
     if request.url.path.startswith("/api/"):
         values = {"error": message, "remedy": remedy}
-        return JSONResponse(values, status, headers=headers)
+        return _Json(values, status, headers=headers)
     found = pages.html(
         request,
         "problem.html",

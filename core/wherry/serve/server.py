@@ -57,9 +57,10 @@ def _listening(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that no network can have
+        why = error.strerror if isinstance(error, OSError) else None
         raise UsageError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}",
+            f"{host}:{port} cannot be listened on: {why or error}",
             remedy="Take another --port (0: any that is free), or an address of this machine.",
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wherry.errors import StoreError
 from wherry.records.progress import Progress, ProgressReader, live_runs
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from wherry.records.database import Records
     from wherry.serve.guard import Keeper
 
+_log = logging.getLogger(__name__)
 _FRESH_S = 1.0  # all who look on share what was found so long ago
 _FOLLOWED = 64  # runs in progress that are remembered
 
@@ -61,11 +64,19 @@ class Site:
         with self.lock:
             since, found = self._live
         if time.monotonic() - since > _FRESH_S:
-            all_read = [self.progress(run_id) for run_id in live_runs(self.home)]
+            all_read = [self._read(run_id) for run_id in live_runs(self.home)]
             found = [one for one in all_read if one is not None and one.state == "running"]
             with self.lock:
                 self._live = (time.monotonic(), found)
         return found
+
+    def _read(self, run_id: str) -> Progress | None:
+        """For a list of runs, which one whose progress cannot be read does not take away."""
+        try:
+            return self.progress(run_id)
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
 
     def progress(self, run_id: str) -> Progress | None:
         """How far a run of this machine is; None: none of that id left its progress here."""

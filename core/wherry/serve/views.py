@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
+from wherry.records.lists import FIGURES
+
 if TYPE_CHECKING:
-    from wherry.records.database import Point
+    from wherry.records.lists import Point
     from wherry.records.progress import Progress
     from wherry.serve.site import Site
 
@@ -23,7 +25,6 @@ POINTS = 200
 """Runs of a trend, likewise."""
 _MOST_RUNS = 500
 _MOST_POINTS = 5000
-FIGURES = ("latency.median_ms", "size_bytes", "peak_memory_bytes", "energy_mj")
 
 
 def runs(site: Site, query: Query) -> Values:
@@ -183,7 +184,7 @@ def _json(values: Values) -> Values:
 
 def _count(query: Query, name: str, default: int, most: int) -> int:
     text = query.get(name) or str(default)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
         raise HTTPException(400, f"{name} is a number from 1 to {most}, not {text!r}")
     return int(text)
 
@@ -194,6 +195,6 @@ def _day(query: Query, name: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise HTTPException(400, f"{name} is a day, as 2026-11-24, not {text!r}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

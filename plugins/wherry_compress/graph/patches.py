@@ -43,6 +43,17 @@ class Window:
             tuple(about.get("dilations", [1] * axes)),
         )
 
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Of the kernel with its dilations, a number an axis."""
+        pairs = zip(self.kernel, self.dilations, strict=True)
+        return tuple((size - 1) * step + 1 for size, step in pairs)
+
+    def places(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """How many there are, a number an axis, for an input of some sizes."""
+        each = zip(sizes, self.pads, self.spans, self.strides, strict=True)
+        return tuple((size + sum(pad) - span) // stride + 1 for size, pad, span, stride in each)
+
 
 def drawn(
     values: np.ndarray, window: Window | None, count: int, generator: np.random.Generator
@@ -61,20 +72,29 @@ def drawn(
         if len(rows) <= count:
             return rows.copy()
         return rows[np.sort(generator.choice(len(rows), count, replace=False))]
+    total = values.shape[0] * prod(window.places(values.shape[2:]))
+    chosen = np.arange(total)
+    if total > count:
+        chosen = np.sort(generator.choice(total, count, replace=False))
+    return taken(values, window, chosen)
+
+
+def taken(values: np.ndarray, window: Window, places: np.ndarray) -> np.ndarray:
+    """Patches of some places, [places, values of a patch], channel by channel.
+
+    Args:
+        values: the input of a convolution, [batch, inputs, *axes].
+        window: of the convolution.
+        places: flat indices into its results of one output, [batch, *places].
+    """
     padded = np.pad(values, [(0, 0), (0, 0), *window.pads])
-    spans = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
     views = np.lib.stride_tricks.sliding_window_view(
-        padded, spans, axis=tuple(range(2, values.ndim))
+        padded, window.spans, axis=tuple(range(2, values.ndim))
     )
     steps = tuple(slice(None, None, stride) for stride in window.strides)
     inside = tuple(slice(None, None, d) for d in window.dilations)
     views = views[(slice(None), slice(None), *steps, *inside)]
-    positions = (views.shape[0], *views.shape[2 : values.ndim])
-    total = prod(positions)
-    chosen = np.arange(total)
-    if total > count:
-        chosen = np.sort(generator.choice(total, count, replace=False))
-    batch, *place = np.unravel_index(chosen, positions)
+    batch, *place = np.unravel_index(places, (len(values), *window.places(values.shape[2:])))
     # [patches, inputs, *kernel]: an index in front of a slice brings its axis to the front
     index: tuple[Any, ...] = (batch, slice(None), *place)
-    return np.ascontiguousarray(views[index]).reshape(len(chosen), -1)
+    return np.ascontiguousarray(views[index]).reshape(len(places), -1)

@@ -20,8 +20,8 @@ import numpy as np
 
 from wherry.normalise.graph import Graph
 from wherry.quantize.weights import MOST, quantise_weight, weight_scales
-from wherry.reference import open_session
 from wherry_compress.graph.patches import Window, drawn
+from wherry_compress.graph.taps import finite, tapped
 from wherry_compress.int8.weighted import Weighted, find, set_constant
 from wherry_compress.job import Data, Done, Job, Refusal
 
@@ -161,7 +161,7 @@ def _task(
     real = weights / scales
     with np.errstate(over="ignore", invalid="ignore"):
         wanted = theirs @ weights.transpose(0, 2, 1)
-    _check(wanted, layer.result)
+    finite(wanted, layer.result)
     bias = graph.value(node, 2) if len(node.input) > 2 else None
     outputs = layer.weights.shape[layer.axis]
     spread = (
@@ -189,16 +189,10 @@ def _patches(
     seed: int,
 ) -> np.ndarray:
     """Of a layer's input, [groups, patches, values]; nothing behind it is computed."""
-    import onnx
-
     inputs = {value.name for value in proto.graph.input}
     session = None
     if layer.source not in inputs:
-        tapped = onnx.ModelProto()
-        tapped.CopyFrom(proto)
-        del tapped.graph.output[:]
-        tapped.graph.output.append(onnx.ValueInfoProto(name=layer.source))
-        session = open_session(tapped.SerializeToString(), threads=1, where="")
+        session = tapped(proto, [layer.source])
     generator = np.random.default_rng(seed)
     each = -(-_PATCHES // min(count, len(data)))
     parts = []
@@ -206,17 +200,9 @@ def _patches(
         value = sample[layer.source] if session is None else session.run(None, sample)[0]
         parts.append(drawn(value, window, each, generator))
     found = np.concatenate(parts).astype(np.float32)
-    _check(found, layer.source)
+    finite(found, layer.source)
     split = found.reshape(len(found), layer.groups, -1).transpose(1, 0, 2)
     return np.ascontiguousarray(split)
-
-
-def _check(values: np.ndarray, tensor: str) -> None:
-    if not np.isfinite(values).all():
-        raise Refusal(
-            f"the tensor {tensor!r} becomes infinite or NaN on the calibration data",
-            remedy="Correct the data or its preprocessing.",
-        )
 
 
 def _bounds(graph: Graph, tensor: str) -> tuple[float, float]:

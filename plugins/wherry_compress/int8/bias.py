@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry.normalise.graph import Graph, attributes
-from wherry.reference import open_session
+from wherry_compress.graph.taps import finite, tapped
 from wherry_compress.int8.weighted import Weighted, find, set_constant
 from wherry_compress.job import Data, Done, Job, Refusal
 
@@ -77,17 +77,8 @@ def _fixed(graph: Graph, layer: Weighted) -> str:
 def _means(
     proto: onnx.ModelProto, tensors: list[str], data: Data, count: int
 ) -> dict[str, np.ndarray]:
-    """The mean of each channel, [channels], of tensors [batch, channels, ...].
-
-    What only other tensors need is not computed: ONNX Runtime leaves it out.
-    """
-    import onnx
-
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(proto)
-    del tapped.graph.output[:]
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
-    session = open_session(tapped.SerializeToString(), threads=1, where="")
+    """The mean of each channel, [channels], of tensors [batch, channels, ...]."""
+    session = tapped(proto, tensors)
     sums: dict[str, Any] = {}
     samples = 0
     for sample in data.samples(count):
@@ -98,11 +89,7 @@ def _means(
     if not samples:
         raise Refusal("there is no sample to correct by", remedy="Give data with samples.")
     for name, total in sums.items():
-        if not np.isfinite(total).all():
-            raise Refusal(
-                f"the tensor {name!r} becomes infinite or NaN on the calibration data",
-                remedy="Correct the data or its preprocessing.",
-            )
+        finite(total, name)
     return {name: np.asarray(total / samples) for name, total in sums.items()}
 
 

@@ -129,6 +129,8 @@ def lower(job: Job, scheme: Scheme, kinds: set[str]) -> Done:
         found = measure(work.graph.proto, those, job.data["calibration"], job.seed)
         work.moments = {layer.name: moments for layer, moments in found}
     level, chosen, warnings = _chosen(work, asked, whole)
+    if not chosen:
+        warnings.append("no layer was replaced: " + "; ".join(_reasons(work.left)))
     rows = []
     for name, choice in chosen.items():
         rows.append(replace(work, work.layers[name], choice))
@@ -206,8 +208,6 @@ def _chosen(
             if name in slow
             else "no rank with fewer multiplications keeps enough energy"
         )
-    if not chosen:
-        warnings.append("no layer was replaced: " + "; ".join(_reasons(work.left)))
     return level, chosen, warnings
 
 

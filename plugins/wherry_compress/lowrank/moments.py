@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wherry_compress.graph.patches import drawn
+from wherry_compress.graph.taps import finite, tapped
 from wherry_compress.job import Data, Refusal
 
 if TYPE_CHECKING:
@@ -62,38 +63,23 @@ def collect(
     proto: onnx.ModelProto, layers: Sequence[Layer], data: Data, seed: int
 ) -> dict[str, list[np.ndarray]]:
     """Patches [patches, values] of each layer by its name, a part for each sample."""
-    import onnx
-
-    from wherry.reference import open_session
-
     count = len(data)
     if not count:
         raise Refusal("there is no sample to reconstruct by", remedy="Give data with samples.")
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(proto)
     sources = list(dict.fromkeys(layer.source for layer in layers))
     inner = [name for name in sources if name not in {value.name for value in proto.graph.input}]
-    known = {value.name for value in proto.graph.output}
-    tapped.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in inner if name not in known
-    )
-    session = open_session(tapped.SerializeToString(), threads=1, where="")
+    session = tapped(proto, inner) if inner else None
     generator = np.random.default_rng(seed)
     found: dict[str, list[np.ndarray]] = {layer.name: [] for layer in layers}
     for sample in data.samples():
         values: Mapping[str, np.ndarray] = sample
-        if inner:
+        if session is not None:
             values = {**sample, **dict(zip(inner, session.run(inner, sample), strict=True))}
         for layer in layers:
             size = layer.weights[0].size
             each = -(-min(max(_LEAST, 2 * size), _MOST) // count)
             part = drawn(values[layer.source], layer.window, each, generator)
-            if not np.isfinite(part).all():
-                raise Refusal(
-                    f"the tensor {layer.source!r} becomes infinite or NaN on the calibration data",
-                    where=layer.name,
-                    remedy="Correct the data or its preprocessing.",
-                )
+            finite(part, layer.source)
             found[layer.name].append(part)
     return found
 

@@ -69,9 +69,9 @@ class Spatial(LowRank):
 
 
 SPEED = {
+    "*": "fewer multiplications, a smaller file",
     "onnxruntime": "about as much faster as there are fewer multiplications, where a layer has "
     "many channels; a smaller file",
-    "tflite": "fewer multiplications, a smaller file",
     "ncnn": "a smaller file; 3x3 convolutions, which ncnn does by Winograd's algorithm, are slower "
     "at a mild budget, and faster at half the multiplications",
 }

@@ -23,17 +23,26 @@ BIASED = {"Conv", "Gemm"}
 
 
 def with_biases(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which each Conv and Gemm with constant weights has a bias, of zeros if need be."""
+    """A copy in which each Conv and Gemm with constant weights has a number for each output.
+
+    Where it has no bias, zeros; where a Gemm adds one number to all, that number many times.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     graph = Graph(copy, {})
     for node in copy.graph.node:
-        weights = graph.value(node, 1)
-        if node.op_type not in BIASED or weights is None or (len(node.input) > 2 and node.input[2]):
+        weights, bias = graph.value(node, 1), graph.value(node, 2)
+        there = len(node.input) > 2 and node.input[2]
+        if node.op_type not in BIASED or weights is None or (there and bias is None):
             continue
         turned = node.op_type == "Conv" or attributes(node).get("transB", 0)
-        zeros = np.zeros(weights.shape[0 if turned else 1], weights.dtype)
-        name = graph.constant(f"{node.input[1]}/bias", zeros)
+        outputs = weights.shape[0 if turned else 1]
+        if bias is None:
+            bias = np.zeros(outputs, weights.dtype)
+        elif bias.ndim and bias.shape[-1] == outputs:
+            continue
+        whole = np.broadcast_to(bias, (*bias.shape[:-1], outputs))
+        name = graph.constant(f"{node.input[1]}/bias", np.ascontiguousarray(whole))
         del node.input[2:]
         node.input.append(name)
     return copy
@@ -96,5 +105,5 @@ def compensated(channels: Channels, removed: Collection[int], data: Data) -> Cha
         each = weights.reshape(groups, -1, weights.shape[1])
         added = np.einsum("goi,gi->go", each, lost).reshape(-1)
         scale = attributes(node).get("alpha", 1.0) / (attributes(node).get("beta", 1.0) or 1.0)
-        changed[node.input[2]] = (bias + (added * scale).reshape(bias.shape)).astype(bias.dtype)
+        changed[node.input[2]] = (bias + added * scale).astype(bias.dtype)
     return channels.changed(changed)

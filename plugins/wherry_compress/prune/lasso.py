@@ -15,18 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import onnx
 from onnx import numpy_helper
 
 from wherry.normalise.graph import attributes
 from wherry_compress.graph.channels import Channels, Group, trace
+from wherry_compress.graph.patches import Window, taken
 from wherry_compress.job import Data, Done, Job, Refusal
 from wherry_compress.prune import targets
 from wherry_compress.prune.budget import Budget, Measure, Step, ranked
-from wherry_compress.prune.compensate import with_biases, without_biases
+from wherry_compress.prune.compensate import BIASED, with_biases, without_biases
 from wherry_compress.prune.runs import tensors
 from wherry_compress.prune.scores import scores
 
@@ -60,7 +59,8 @@ def apply(job: Job) -> Done:
             left[group.name] = round(error, 4)
     after = without_biases(fitter.channels.slice(removed), before)
     done = targets.finished(channels, before, after, counts, told)
-    return Done(done.model, {**done.figures, "error_left": dict(list(left.items())[:12])})
+    figures = {**done.figures, "error_left": dict(list(left.items())[:12])}
+    return Done(done.model, figures, done.warnings)
 
 
 def _in_order(channels: Channels) -> list[int]:
@@ -109,6 +109,7 @@ class _Fitter:
         self._nodes = {node.name: node for node in channels.proto.graph.node}
         self._kept = np.ones(len(channels.roots), bool)
         self._cuts = {cut.node: cut for cut in channels.cuts if cut.role == "reads"}
+        self._sizes = {t.name: math.prod(t.dims) for t in channels.proto.graph.initializer}
         self._places: dict[str, np.ndarray] = {}
         self._draw(np.random.default_rng(seed), places)
         self._wanted = self._outputs()
@@ -154,6 +155,8 @@ class _Fitter:
             node = self._nodes[name]
             about, shape = attributes(node), self.channels.shapes[node.output[0]]
             plain = about.get("alpha", 1.0) == about.get("beta", 1.0) == 1.0
+            if node.op_type not in BIASED or self._sizes.get(node.input[2]) != shape[1]:
+                continue  # its bias is computed, or is not one number an output
             if node.op_type == "Gemm" and plain:
                 self._places[name] = np.arange(shape[0])
             elif node.op_type == "Conv" and about.get("group", 1) == 1 and shape[0] == 1:
@@ -179,15 +182,19 @@ class _Fitter:
         inputs = [self._nodes[name].input[0] for name in readers]
         for sample in tensors(self.channels.proto, inputs, self._data, self._count):
             for name in readers:
-                node = self._nodes[name]
-                kernel = self._kernel(name)
-                rows[name].append(windows(sample[node.input[0]], node, kernel, self._places[name]))
+                rows[name].append(self._taken(name, sample[self._nodes[name].input[0]]))
         return {name: self._sums(np.concatenate(each), name) for name, each in rows.items()}
 
-    def _kernel(self, name: str) -> tuple[int, ...]:
+    def _taken(self, name: str, value: np.ndarray) -> np.ndarray:
+        """What the weights of a reader take at its places, float64 [places, channels, kernel]."""
+        node, places = self._nodes[name], self._places[name]
+        if node.op_type == "Gemm":
+            rows: np.ndarray = value.astype(np.float64)[places][:, :, None]
+            return rows
         weights = self._nodes[name].input[1]
         dims = next(t.dims for t in self.channels.proto.graph.initializer if t.name == weights)
-        return tuple(dims[2:])
+        patches = taken(value, Window.of(node, dims[2:]), places)
+        return patches.reshape(len(places), dims[1], -1).astype(np.float64)
 
     def _sums(self, x: np.ndarray, name: str) -> _Sums:
         """Of inputs [rows, channels, kernel]; channels that are cut by now are zero."""
@@ -267,10 +274,10 @@ class _Fitter:
         given = values[cut.tensor]
         shape = np.moveaxis(given, cut.axis, 0).shape
         back = np.moveaxis(weights.transpose(0, 2, 1).reshape(shape), 0, cut.axis)
-        old_bias = values.get(node.input[2])
-        if old_bias is None or not np.isfinite(back).all():
+        old_bias = values[node.input[2]]
+        if not np.isfinite(back).all():
             raise Refusal(
-                "the weights cannot be fitted: the samples, or the bias, do not determine them",
+                "the weights cannot be fitted: the samples do not determine them",
                 where=f"node {name!r}",
                 remedy="Give more calibration data, or exclude that node.",
             )
@@ -328,39 +335,3 @@ def _descended(
         if most < 1e-4:
             break
     return factors
-
-
-def windows(
-    value: np.ndarray, node: onnx.NodeProto, kernel: Sequence[int], places: np.ndarray
-) -> np.ndarray:
-    """What the weights of a Conv or Gemm read for some places of its output.
-
-    Args:
-        value: its input; a Conv's is [1, channels, *map].
-        node: with ``pads`` in numbers.
-        kernel: the lengths of its kernel's axes.
-        places: flat indices into its output map; a Gemm's rows.
-
-    Returns:
-        float64 [places, channels, kernel elements].
-    """
-    if node.op_type == "Gemm":
-        rows: np.ndarray = value.astype(np.float64)[places][:, :, None]
-        return rows
-    about: Mapping[str, Any] = attributes(node)
-    axes = len(kernel)
-    strides = about.get("strides") or [1] * axes
-    dilations = about.get("dilations") or [1] * axes
-    pads = about.get("pads") or [0] * 2 * axes
-    padded = np.pad(value[0], [(0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
-    sizes = [
-        (padded.shape[1 + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1
-        for i in range(axes)
-    ]
-    starts = np.unravel_index(places, sizes)
-    offsets = np.unravel_index(np.arange(int(np.prod(kernel))), tuple(kernel))
-    index = tuple(
-        starts[i][:, None] * strides[i] + offsets[i][None, :] * dilations[i] for i in range(axes)
-    )
-    found: np.ndarray = np.moveaxis(padded[(slice(None), *index)], 0, 1).astype(np.float64)
-    return found

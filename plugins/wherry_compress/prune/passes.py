@@ -101,6 +101,12 @@ class PruneFilters(_Cut):
         default=64, ge=1, description="of the calibration data, for `allocation: sensitivity`"
     )
 
+    @model_validator(mode="after")
+    def _norms(self) -> PruneFilters:
+        if self.norm_of == "makers" and self.criterion not in {"l1", "l2", "fpgm"}:
+            raise ValueError(f"norm_of is for l1, l2 and fpgm, and {self.criterion} is asked for")
+        return self
+
 
 class PruneLasso(_Cut):
     """Parameters of ``prune.channels-lasso``."""
@@ -243,6 +249,7 @@ MEMBERS = (
         ),
         "wherry_compress.prune.filters:apply",
         batch_norms=True,
+        also=("wherry_compress.train",),  # its criterion taylor
     ),
     Member(
         Pass(

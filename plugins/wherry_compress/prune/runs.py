@@ -9,7 +9,8 @@ import onnx
 
 from wherry.reference import open_session, run_session
 from wherry_compress.graph.channels import Channels
-from wherry_compress.job import Data, Refusal
+from wherry_compress.graph.taps import finite, tapped
+from wherry_compress.job import Data
 
 
 def outputs(
@@ -31,24 +32,15 @@ def tensors(
         data: the samples.
         count: so many; all for None.
     """
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(proto)
     inputs = {value.name for value in proto.graph.input}
-    known = {value.name for value in proto.graph.output} | inputs
-    wanted = [name for name in dict.fromkeys(names) if name not in known]
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    session = open_session(tapped.SerializeToString(), threads=1, where="")
+    inner = [name for name in dict.fromkeys(names) if name not in inputs]
+    session = tapped(proto, inner) if inner else None
     for sample in data.samples(count):
-        found = run_session(session, sample, where="")
-        for name in names:
-            value = sample[name] if name in inputs else found[name]
-            if not np.isfinite(value).all():
-                raise Refusal(
-                    f"the tensor {name!r} becomes infinite or NaN on the samples",
-                    where=f"tensor {name!r}",
-                    remedy="Correct the network, the data or its preprocessing.",
-                )
-            found[name] = value
+        found = {name: sample[name] for name in names if name in inputs}
+        if session is not None:
+            found |= run_session(session, sample, where="", names=inner)
+        for name, value in found.items():
+            finite(value, name)
         yield found
 
 

@@ -50,7 +50,7 @@ def scores(
 
         assert data is not None, "the pass needs it"
         return taylor(channels, data)
-    role = "filters" if norm_of == "makers" and criterion != "activation" else "reads"
+    role = "filters" if norm_of == "makers" else "reads"
     worth: list[list[np.ndarray]] = [[] for _ in channels.groups]
     arrays = {t.name: numpy_helper.to_array(t) for t in channels.proto.graph.initializer}
     moments = second_moments(channels, data) if criterion == "activation" and data else {}

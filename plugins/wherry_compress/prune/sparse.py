@@ -24,11 +24,9 @@ from wherry_compress.job import Done, Job, Refusal, tell
 from wherry_compress.train.checkpoints import Checkpoints
 from wherry_compress.train.fit import Settle, set_up, settings, student, teach
 from wherry_compress.train.loop import DivergedError, Hook, State, train
+from wherry_compress.train.masks import Masked, Masks, beside
 from wherry_compress.train.network import Network
 from wherry_compress.train.processes import Group
-
-Masks = dict[str, Tensor]
-"""Weight to ones and zeros of its shape."""
 
 _PRUNED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _BAND = 0.1  # of the bound: surgery changes nothing within it
@@ -37,19 +35,19 @@ _BAND = 0.1  # of the bound: surgery changes nothing within it
 def apply(job: Job) -> Done:
     """The trained network with zeros; its figures are how many, and what held-out samples say."""
     about = job.parameters
-    device = set_up(about["device"])
+    device = set_up(about)
     network = student(job)
     names = _chosen(network, about["exclude"])
     network.to(device)
     lesson = teach(job, network, device)
     before = _score(network, lesson.score)
-    place = None if job.unfinished is None else Checkpoints(job.unfinished)
 
-    def run(hook: Hook, checkpoints: Checkpoints | None = None) -> None:
+    def run(hook: Hook, place: str = "") -> None:
         settle = Settle(lesson.samples, about["batch"], Group())
+        folder = None if job.unfinished is None else Checkpoints(job.unfinished / place)
         train(
             network, lesson.samples, lesson.loss, settings(job), hooks=[hook, settle], tell=tell,
-            checkpoints=checkpoints,
+            checkpoints=folder,
         )  # fmt: skip
 
     try:
@@ -58,7 +56,7 @@ def apply(job: Job) -> Done:
         else:
             kind = Gradual if about["method"] == "gradual" else Surgery
             hook = kind(network, names, about)
-            run(hook, place)
+            run(hook)
             masks = hook.masks
     except DivergedError as error:
         raise Refusal(
@@ -130,42 +128,6 @@ def _bounded(size: Tensor, share: float) -> Tensor:
     return mask.reshape(size.shape)
 
 
-class Masked(Hook):
-    """Weights under masks that do not change."""
-
-    def __init__(self, masks: Masks) -> None:
-        self.masks = masks
-
-    def before_step(self, state: State) -> None:
-        """What is masked is zero from the first step on."""
-        if state.step == 0:
-            self._mask(state)
-
-    def after_backward(self, state: State) -> None:
-        """No momentum gathers for what is zero."""
-        for name, mask in self.masks.items():
-            gradient = state.network.weights[name].grad
-            if gradient is not None:
-                gradient.mul_(mask)
-
-    def after_step(self, state: State) -> None:
-        """Nor does anything else move it."""
-        self._mask(state)
-
-    def _mask(self, state: State) -> None:
-        with torch.no_grad():
-            for name, mask in self.masks.items():
-                state.network.weights[name].mul_(mask)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The masks."""
-        return {"masks": dict(self.masks)}
-
-    def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Take them back."""
-        self.masks = dict(values["masks"])
-
-
 class Gradual(Masked):
     """More and more of the smallest weights are zero.
 
@@ -182,10 +144,11 @@ class Gradual(Masked):
 
     def before_step(self, state: State) -> None:
         """Choose anew where it is time; the last choice is exact, at the end of the rise."""
-        end = max(1, int(self._about["rise"] * state.steps))
-        if state.step <= end and (state.step % self._about["every"] == 0 or state.step == end):
-            share = rising(self._about["sparsity"], state.step / end)
-            self._choose(state, share, last=state.step == end)
+        end = min(int(self._about["rise"] * state.steps), state.steps - 1)
+        last = state.step == end
+        if last or (state.step < end and state.step % self._about["every"] == 0):
+            share = rising(self._about["sparsity"], 1 if last else state.step / end)
+            self._choose(state, share, last=last)
 
     def _choose(self, state: State, share: float, *, last: bool) -> None:
         del last  # what is zero has stayed zero: every choice is exact
@@ -238,16 +201,19 @@ class Surgery(Gradual):
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Take them back."""
         super().load_state_dict(values)
-        self._whole = dict(values["whole"])
+        self._whole = beside(values["whole"], self._whole)
 
 
 def _lottery(network: Network, names: Sequence[str], about: Mapping[str, Any], run: Any) -> Masks:
-    """Rounds of training, choosing and going back; at last what is left is trained."""
+    """Rounds of training, choosing and going back; at last what is left is trained.
+
+    Each has a checkpoint of its own: that of a round which is done holds what came out of it.
+    """
     given = {name: value.detach().clone() for name, value in network.state_dict().items()}
     masks = {name: torch.ones_like(network.weights[name]).detach() for name in names}
     rounds = about["rounds"]
     for number in range(1, rounds + 1):
-        run(Masked(masks))
+        run(Masked(masks), f"round{number}")
         left = (1 - about["sparsity"]) ** (number / rounds)
         weights = {name: network.weights[name] for name in names}
         masks = smallest(weights, 1 - left, about["allocation"])

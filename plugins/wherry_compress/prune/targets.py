@@ -17,6 +17,11 @@ from wherry_compress.prune.budget import Budget, Counts, Measure, Step, listed, 
 Order = Callable[[list[Step], Budget, Measure], Iterable[Step]]
 _SHOWN = 12  # nodes in a list of the figures
 
+NOTHING = (
+    "nothing was cut: the target was met before, or the shares in `ratios` come to less than a "
+    "step of `round_to`"
+)
+
 
 def counts_for(job: Job, channels: Channels, order: Order) -> tuple[Counts, dict[str, Any]]:
     """How many units of each group stay, and what was asked for and reached, for the report.
@@ -32,12 +37,10 @@ def counts_for(job: Job, channels: Channels, order: Order) -> tuple[Counts, dict
     about = job.parameters
     nodes = list(dict.fromkeys(cut.node for cut in channels.cuts if cut.role == "filters"))
     excluded = meant(about["exclude"], nodes, "exclude", "node with filters")
+    open_ = [i for i, group in enumerate(channels.groups) if excluded.isdisjoint(group.makers)]
     ratios = _ratios(about["ratios"], channels.groups, nodes)
-    free = [
-        index
-        for index, group in enumerate(channels.groups)
-        if excluded.isdisjoint(group.makers) and index not in ratios
-    ]
+    ratios = {index: share for index, share in ratios.items() if index in open_}
+    free = [index for index in open_ if index not in ratios]
     every = [
         steps(group, channels, index, about["round_to"], about["least"])
         for index, group in enumerate(channels.groups)
@@ -166,4 +169,4 @@ def finished(
         "units": dict(list(narrower.items())[:_SHOWN]),
         "held": dict(list(stays.items())[:_SHOWN]),
     }
-    return Done(after, figures)
+    return Done(after, figures, () if narrower else (NOTHING,))

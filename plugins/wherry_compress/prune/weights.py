@@ -139,11 +139,11 @@ def _shares(
         return dict.fromkeys(every, share)
     if about["allocation"] == "global":
         sizes = np.concatenate([np.abs(each.array).reshape(-1) for each in every.values()])
-        count = round(share * sizes.size)
-        if count == 0:
-            return {}
-        bound = np.partition(sizes, count - 1)[count - 1]
-        return {name: float((np.abs(w.array) <= bound).mean()) for name, w in every.items()}
+        gone = np.zeros(sizes.size, bool)
+        gone[np.argsort(sizes, kind="stable")[: round(share * sizes.size)]] = True
+        ends = np.cumsum([each.array.size for each in every.values()])[:-1]
+        parts = zip(every, np.split(gone, ends), strict=True)
+        return {name: float(part.mean()) for name, part in parts}
     rows = table(proto, every, job.data["calibration"], about["samples"])
     worst = sorted(rows, key=lambda name: list(rows[name]))[:12]
     told["sensitivity_db"] = {name: [round(value, 1) for value in rows[name]] for name in worst}

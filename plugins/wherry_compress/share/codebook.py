@@ -17,8 +17,9 @@ import torch
 
 from wherry_compress.job import Job, Refusal, tell
 from wherry_compress.train.checkpoints import Checkpoints
-from wherry_compress.train.fit import KeepZeros, set_up, settings, student, teach
+from wherry_compress.train.fit import set_up, settings, student, teach
 from wherry_compress.train.loop import DivergedError, Hook, State, train
+from wherry_compress.train.masks import KeepZeros
 from wherry_compress.train.network import Network
 
 
@@ -38,7 +39,7 @@ def trained(
     path = job.scratch / "shared.onnx"
     onnx.save(proto, path)
     job = replace(job, model=path)
-    device = set_up(job.parameters["device"])
+    device = set_up(job.parameters)
     network = student(job)
     network.to(device)
     lesson = teach(job, network, device)

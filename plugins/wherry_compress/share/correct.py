@@ -21,6 +21,7 @@ import onnx
 
 from wherry.normalise.graph import attributes
 from wherry_compress.graph.patches import Window, drawn
+from wherry_compress.graph.taps import finite
 from wherry_compress.job import Job, Refusal
 from wherry_compress.share.books import Book, assembled
 from wherry_compress.share.importance import values_of
@@ -108,13 +109,7 @@ class Corrector:
             for values in pair:
                 chance = np.random.default_rng([self._seed, index])  # the same places in both
                 part = drawn(values, window, count, chance).astype(np.float64)
-                if not np.isfinite(part).all():
-                    raise Refusal(
-                        f"the tensor {layer.node.input[0]!r} becomes infinite or NaN on the "
-                        "calibration data",
-                        where=layer.node.name,
-                        remedy="Correct the data or its preprocessing.",
-                    )
+                finite(part, layer.node.input[0])
                 # channel by channel; the matrix has them place by place
                 part = part.reshape(len(part), groups, -1, places).transpose(1, 0, 3, 2)
                 patches.append(part.reshape(groups, -1, size))

@@ -33,13 +33,7 @@ def apply(job: Job) -> Done:
     network = Network(job.load())
     parameters = job.parameters
     settings = network.settings(1.0, parameters["layers"])
-    layers = [
-        layer
-        for layer in network.layers
-        if settings[layer.node.name] and layer.values.size >= parameters["least"]
-    ]
-    if not layers:
-        raise Refusal("no layer is left to quantise", remedy="Set fewer of `layers` to 0.")
+    layers = network.chosen(settings, parameters["least"])
     weighted = importances(network, job) if parameters["fisher"] else {}
     units = _units(layers, weighted, settings, parameters["scope"])
     network.round_biases(parameters["biases"])
@@ -51,11 +45,9 @@ def apply(job: Job) -> Done:
         return _iterative(layers, steps, weighted, parameters["scope"])
 
     made = _to_target(quantised, network, layers, parameters)
-    was = {layer.node.name: layer.values for layer in layers}
     for layer in layers:
         network.replace(layer, made[layer.tensor])
-    changed = {layer.node.name: made[layer.tensor] for layer in layers}
-    return Done(network.proto, told(network, changed, was.__getitem__))
+    return Done(network.proto, told(network, layers, made))
 
 
 def _units(

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 
-from wherry.reference import open_session
+from wherry.normalise.graph import attributes
+from wherry_compress.graph.taps import tapped
 from wherry_compress.job import Job, Refusal
 from wherry_compress.share.layers import Layer, Network
 
@@ -62,7 +63,7 @@ def _squares(
             name = layer.node.input[0]
             x = sample[name] if name in inputs else values[name]
             axis = 1 if layer.node.op_type in {"Conv", "ConvTranspose"} else x.ndim - 1
-            if layer.node.op_type == "Gemm" and _attribute(layer.node, "transA", 0):
+            if layer.node.op_type == "Gemm" and attributes(layer.node).get("transA", 0):
                 axis = 0
             rest = tuple(index for index in range(x.ndim) if index != axis)
             square = np.sum(np.square(x, dtype=np.float64), axis=rest)
@@ -114,19 +115,15 @@ def _spread(layer: Layer, squares: np.ndarray) -> np.ndarray:
     shape, kind = layer.values.shape, layer.node.op_type
     kernel = (1,) * (len(shape) - 2)
     if kind == "Conv":  # [out, in / groups, *kernel]
-        groups = _attribute(layer.node, "group", 1)
+        groups = attributes(layer.node).get("group", 1)
         grouped = squares.reshape(groups, shape[1])
         rows = np.repeat(grouped, shape[0] // groups, axis=0)
         return np.broadcast_to(rows.reshape(shape[:2] + kernel), shape)
     if kind == "ConvTranspose":  # [in, out / groups, *kernel]
         return np.broadcast_to(squares.reshape(-1, 1, *kernel), shape)
-    if kind == "Gemm" and _attribute(layer.node, "transB", 0):
+    if kind == "Gemm" and attributes(layer.node).get("transB", 0):
         return np.broadcast_to(squares, shape)
     return np.broadcast_to(squares[:, None], shape)
-
-
-def _attribute(node: onnx.NodeProto, name: str, usual: int) -> int:
-    return next((each.i for each in node.attribute if each.name == name), usual)
 
 
 def _output(layer: Layer) -> str:
@@ -137,13 +134,9 @@ def values_of(
     proto: onnx.ModelProto, names: list[str], samples: list[dict[str, np.ndarray]]
 ) -> Iterator[dict[str, np.ndarray]]:
     """The values of some tensors for each sample."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
     inputs = {value.name for value in proto.graph.input}
     asked = [name for name in names if name not in inputs]
-    del changed.graph.output[:]
-    changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
-    session = open_session(changed.SerializeToString(), threads=1, where="", as_written=True)
+    session = tapped(proto, asked, as_written=True)
     feeds = {value.name for value in session.get_inputs()}
     for sample in samples:
         given: Mapping[str, np.ndarray] = {k: v for k, v in sample.items() if k in feeds}

@@ -25,11 +25,7 @@ def apply(job: Job) -> Done:
     settings = network.settings(job.parameters["bits"], job.parameters["layers"])
     weighted = importances(network, job) if job.parameters["fisher"] else {}
     random = np.random.default_rng(job.seed)
-    chosen = [
-        layer
-        for layer in network.layers
-        if settings[layer.node.name] and layer.values.size >= job.parameters["least"]
-    ]
+    chosen = network.chosen(settings, job.parameters["least"])
     made = {}
     for layer in chosen:
         made[layer.tensor] = share(
@@ -38,7 +34,7 @@ def apply(job: Job) -> Done:
         )  # fmt: skip
         network.replace(layer, made[layer.tensor])
     figures = {}
-    if job.parameters["train"] is not None and chosen:
+    if job.parameters["train"] is not None:
         from wherry_compress.share.codebook import trained  # torch
 
         lesson = replace(job, parameters=job.parameters["train"])
@@ -49,9 +45,7 @@ def apply(job: Job) -> Done:
                 made[layer.tensor] = short(layer.values)
                 network.replace(layer, made[layer.tensor])
     network.round_biases(job.parameters["biases"])
-    was = {layer.node.name: layer.values for layer in chosen}
-    changed = {layer.node.name: made[layer.tensor] for layer in chosen}
-    return Done(network.proto, {**told(network, changed, was.__getitem__), **figures})
+    return Done(network.proto, {**told(network, chosen, made), **figures})
 
 
 def share(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from wherry.normalise.graph import STANDARD
 from wherry_compress.graph.patterns import meant
 from wherry_compress.job import Refusal
 
@@ -18,8 +20,6 @@ _WEIGHTS = {
     "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
 _BIASES = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
-_STANDARD = {"", "ai.onnx"}
-
 _CODEBOOK_BITS = 11
 
 Setting = TypeVar("Setting")
@@ -62,7 +62,7 @@ class Network:
     def _found(self, places: Mapping[str, tuple[int, ...]], axes: int) -> list[Layer]:
         found: dict[str, Layer] = {}
         for node in self.proto.graph.node:
-            for place in places.get(node.op_type, ()) if node.domain in _STANDARD else ():
+            for place in places.get(node.op_type, ()) if node.domain in STANDARD else ():
                 name = node.input[place] if place < len(node.input) else ""
                 tensor = self._tensors.get(name)
                 if tensor is None or name in found or tensor.data_type != tensor.FLOAT:
@@ -96,6 +96,25 @@ class Network:
         for pattern, setting in patterns.items():
             names = meant([pattern], list(found), "layers", "layer with weights")
             found.update(dict.fromkeys(names, setting))
+        return found
+
+    def chosen(self, settings: Mapping[str, object], least: int) -> list[Layer]:
+        """The layers that are changed: with a setting, and so many weights.
+
+        Raises:
+            Refusal: there is none.
+        """
+        found = [
+            layer
+            for layer in self.layers
+            if settings[layer.node.name] and layer.values.size >= least
+        ]
+        if not found:
+            raise Refusal(
+                "no layer is left to be shared: `layers` sets them to 0, or they have fewer than "
+                f"{least} weights",
+                remedy="Set fewer of `layers` to 0, or lower `least`.",
+            )
         return found
 
     def replace(self, layer: Layer, values: np.ndarray) -> None:
@@ -140,22 +159,24 @@ def entropy_bits(values: np.ndarray) -> float:
 
 
 def told(
-    network: Network, changed: Mapping[str, np.ndarray], before: Callable[[str], np.ndarray]
+    network: Network, layers: Sequence[Layer], made: Mapping[str, np.ndarray]
 ) -> dict[str, object]:
     """Figures of what was done.
 
     Args:
         network: after it.
-        changed: name of a node to its new weights.
-        before: gives a node's weights as they were.
+        layers: that were changed, with their weights as they were.
+        made: tensor to its new weights.
     """
+    several = Counter(layer.node.name for layer in layers)  # a GRU has weights twice
     rows = {}
     bits = total = 0.0
-    for name, values in changed.items():
-        own, was = entropy_bits(values), before(name).astype(np.float64)
+    for layer in layers:
+        values, was = made[layer.tensor], layer.values.astype(np.float64)
+        own, power = entropy_bits(values), float(np.sum(was**2))
         bits, total = bits + own, total + values.size
-        power = float(np.sum(was**2))
-        rows[name] = {
+        name = layer.node.name
+        rows[f"{name}, {layer.tensor}" if several[name] > 1 else name] = {
             "values": len(np.unique(values)),
             "bits": round(own / values.size, 3),
             "error": round(float(np.sum((values - was) ** 2)) / power, 6) if power else 0.0,
@@ -164,6 +185,6 @@ def told(
         "params_before": network.parameters,
         "params_after": network.parameters,
         "shared": int(total),
-        "bits_per_weight": round(bits / total, 4) if total else 32.0,
+        "bits_per_weight": round(bits / total, 4),
         "layers": rows,
     }

@@ -15,12 +15,7 @@ _NOTHING_FASTER = (
     "a smaller download, as pack.huffman sends it; no speed and no memory: the runtime has its "
     "weights as before"
 )
-_EFFECTS = {
-    "*": _NOTHING_FASTER,
-    "onnxruntime": f"{_NOTHING_FASTER}. In int8 the weights are rounded again, and less is saved",
-    "tflite": f"{_NOTHING_FASTER}. In int8 the weights are rounded again, and less is saved",
-    "ncnn": f"{_NOTHING_FASTER}. In int8 the weights are rounded again, and less is saved",
-}
+_EFFECTS = {"*": f"{_NOTHING_FASTER}. In int8 the weights are rounded again, and less is saved"}
 
 
 class _Shared(BaseModel):
@@ -107,6 +102,8 @@ class Ecsq(_Scalar):
         given = [name for name in ("step", "bits", "bytes") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("give one of step, bits and bytes")
+        if self.fisher and self.scope == "layer" and self.method == "uniform":
+            raise ValueError("fisher: true chooses each layer's step: leave `scope` out")
         return self
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from wherry.normalise.graph import attributes
 from wherry_compress.job import Done, Job, Refusal, tell
 from wherry_compress.share.books import Book, assembled
 from wherry_compress.share.correct import Corrector, corrected
@@ -50,15 +51,17 @@ def _apply(job: Job, kind: str) -> Done:
     network = Network(job.load())
     parameters = job.parameters
     settings = network.settings(parameters["bits"], parameters["layers"])
-    was = {layer.node.name: layer.values for layer in network.layers}
     random = np.random.default_rng(job.seed)
     corrector = Corrector(network, job) if parameters["correct"] else None
-    changed, left, responses = {}, {}, {}
+    changed: list[Layer] = []
+    made, left, responses = {}, {}, {}
     for number, layer in enumerate(network.layers):
         name = layer.node.name
         matrix = as_matrix(layer)
         if not settings[name]:
             left[name] = "as asked for"
+        elif layer.values.size < parameters["least"]:
+            left[name] = f"fewer than {parameters['least']} weights"
         elif matrix is None or matrix.shape[1] < parameters["length"]:
             left[name] = f"fewer than {parameters['length']} weights to a vector"
         elif why := _too_large(matrix.shape, kind, settings[name], parameters):
@@ -80,16 +83,18 @@ def _apply(job: Job, kind: str) -> Done:
                 continue
             if response is not None:
                 responses[name] = {"before": round(before, 6), "after": round(error, 6)}
-            changed[name] = from_matrix(layer, assembled(books, matrix.shape))
-            network.replace(layer, changed[name])
+            changed.append(layer)
+            made[layer.tensor] = from_matrix(layer, assembled(books, matrix.shape))
+            network.replace(layer, made[layer.tensor])
     if not changed:
         raise Refusal(
-            f"share.{kind}: no layer was shared: "
+            "no layer was shared: "
             + "; ".join(f"{name!r}: {why}" for name, why in list(left.items())[:5]),
-            remedy="Allow more with `most_error`, or take more bits or shorter vectors.",
+            remedy="Allow more with `most_error`, lower `least`, or take more bits or shorter "
+            "vectors.",
         )
     network.round_biases(parameters["biases"])
-    figures = {**told(network, changed, was.__getitem__), "left": left}
+    figures = {**told(network, changed, made), "left": left}
     return Done(network.proto, {**figures, "responses": responses} if responses else figures)
 
 
@@ -129,7 +134,7 @@ def from_matrix(layer: Layer, matrix: np.ndarray) -> np.ndarray:
 
 def _transposed(node: onnx.NodeProto) -> bool:
     """Whether the weights are [outputs, inputs]."""
-    return any(each.name == "transB" and each.i for each in node.attribute)
+    return bool(attributes(node).get("transB", 0))
 
 
 def expected_bytes(shape: tuple[int, ...], kind: str, length: int, bits: int, stages: int) -> float:

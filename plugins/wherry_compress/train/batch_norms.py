@@ -24,13 +24,13 @@ from onnx import helper, numpy_helper
 from wherry.normalise.graph import STANDARD
 from wherry.reference import open_session, run_session
 from wherry_compress.graph.patterns import meant
+from wherry_compress.graph.taps import finite, prove, tapped
 from wherry_compress.job import Data, Done, Job, Refusal, tell
 
 EPSILON = 1e-5
 _BEFORE = {"Conv", "ConvTranspose"}
 _READS = _BEFORE | {"Gemm", "MatMul"}
-_TRIALS = 4
-_RELATIVE = 1e-4  # of an output's root mean square
+_CLOSE = 1e-4  # of an output's root mean square
 
 
 def restore(job: Job) -> Done:
@@ -49,7 +49,8 @@ def restore(job: Job) -> Done:
     moments = _moments(model, [node.output[0] for node in places], job)
     for node in places:
         _insert(model, node, moments[node.output[0]])
-    _prove(job.load(), model, job.data["calibration"])
+    remedy = "Leave nodes out with `exclude`, or leave the pass out."
+    prove(job.load(), model, job.data["calibration"], close=_CLOSE, remedy=remedy)
     return Done(model, {"batch_norms_before": len(there), "batch_norms_added": len(places)})
 
 
@@ -131,12 +132,7 @@ class Moments:
 
     def add(self, value: np.ndarray) -> None:
         """The tensor of one sample, [batch, channels, ...]; refuses infinity and NaN."""
-        if not np.isfinite(value).all():
-            raise Refusal(
-                f"the tensor {self._name!r} becomes infinite or NaN on the calibration data",
-                where=self._name,
-                remedy="Correct the data or its preprocessing.",
-            )
+        finite(value, self._name)
         axes = tuple(axis for axis in range(value.ndim) if axis != 1)
         exact = value.astype(np.float64)
         total, squares = exact.sum(axes), np.square(exact).sum(axes)
@@ -159,41 +155,16 @@ class Moments:
 
 def _moments(model: onnx.ModelProto, tensors: Iterable[str], job: Job) -> dict[str, Moments]:
     """Of inner tensors, over the calibration data."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
     names = list(tensors)
-    del tapped.graph.output[:]
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(
-        tapped.SerializeToString(), threads=1, where=str(job.model), as_written=True
-    )
+    session = tapped(model, names, as_written=True)
     data, moments = job.data["calibration"], {name: Moments(name) for name in names}
     count = min(len(data), job.parameters["samples"] or len(data))
     for index, sample in enumerate(data.samples(count)):
-        for name, value in run_session(session, sample, where=str(job.model)).items():
+        for name, value in run_session(session, sample, where="").items():
             moments[name].add(value)
         if index % 50 == 0:
             tell(f"sample {index + 1} of {count}")
     return moments
-
-
-def _prove(original: onnx.ModelProto, changed: onnx.ModelProto, data: Data) -> None:
-    """Raise `Refusal` unless both give the same on the first samples."""
-    before, after = (
-        open_session(each.SerializeToString(), threads=1, where="", as_written=True)
-        for each in (original, changed)
-    )
-    for sample in data.samples(_TRIALS):
-        ours = run_session(after, sample, where="")
-        for name, theirs in run_session(before, sample, where="").items():
-            wanted = theirs.astype(np.float64)
-            error = float(np.abs(ours[name] - wanted).max(initial=0))
-            if not error <= _RELATIVE * max(float(np.sqrt(np.mean(wanted**2))), 1e-6):
-                raise Refusal(
-                    f"bn.restore: the output {name!r} would change by {error:.2g}",
-                    where=name,
-                    remedy="Leave nodes out with `exclude`, or leave the pass out.",
-                )
 
 
 # --- bn.reestimate -------------------------------------------------------------------------------
@@ -206,7 +177,8 @@ def reestimate(job: Job) -> Done:
     if not nodes:
         raise Refusal(
             "bn.reestimate found no BatchNormalization in the network",
-            remedy="Put `bn.restore` at the beginning of the variant, before what prunes.",
+            remedy="Put `bn.restore` at the beginning of the variant, and before this pass none "
+            "but those that prune, or `fit: {fold: false}`: the others fold batch norms.",
         )
     _unshare(model, nodes)
     walk = _Walk(model, job)

@@ -47,12 +47,14 @@ class Target:
         tensor: of the network being trained: the output, or the logits that its Softmax reads.
         axis: of the classes, in [batch, *shape]; None: the values count.
         probabilities: the output holds probabilities, not logits.
+        shape: of the output in one inference.
     """
 
     output: str
     tensor: str
     axis: int | None
     probabilities: bool
+    shape: tuple[int, ...]
 
 
 def find_targets(proto: onnx.ModelProto, kind: str) -> list[Target]:
@@ -71,14 +73,15 @@ def find_targets(proto: onnx.ModelProto, kind: str) -> list[Target]:
         tensor = value.type.tensor_type
         if tensor.elem_type != onnx.TensorProto.FLOAT or value.name not in makers:
             continue
-        shape = tuple(axis.dim_value for axis in tensor.shape.dim)
+        shape = tuple(each.dim_value for each in tensor.shape.dim)
         place = class_axis(shape, None) if shape else 0
         many = bool(shape) and shape[place] > 1
         classes = many and (kind == "classes" or (kind == "auto" and len(shape) <= 2))
         maker = makers[value.name]
         soft = classes and maker.op_type == "Softmax"
         inner = maker.input[0] if soft else value.name
-        found.append(Target(value.name, inner, place % len(shape) + 1 if classes else None, soft))
+        axis = place % len(shape) + 1 if classes else None
+        found.append(Target(value.name, inner, axis, soft, shape))
     if not found:
         raise Refusal(
             "the network has no output of float32 that could be learnt",
@@ -92,10 +95,11 @@ class Taught:
 
     Args:
         data: the samples.
+        indices: of those that are taken.
         answers: output to a file of [samples, *shape] (`ask`); None: ``teacher`` is asked.
         teacher: the original in torch, on the device of the training.
-        features: inner tensors that are asked for, too.
-        shift: pixels by which pictures are moved at random.
+        device: on which batches are given.
+        shift: pixels by which pictures, [batch, channels, height, width], are moved at random.
     """
 
     def __init__(

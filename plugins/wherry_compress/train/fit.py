@@ -7,8 +7,9 @@ others that train in a way of their own, by hooks.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from wherry_compress.train.distil import (
     scorer,
 )
 from wherry_compress.train.loop import DivergedError, Hook, Settings, State, train
+from wherry_compress.train.masks import KeepZeros
 from wherry_compress.train.network import Network
 
 _CLOSE = 1e-3  # of an output's root mean square: torch and ONNX Runtime round differently
@@ -42,7 +44,7 @@ _SETTLING = 16  # batches
 
 def apply(job: Job) -> Done:
     """The trained model; its figures are the steps, the losses, what the held-out samples say."""
-    set_up(job.parameters["device"])
+    device = set_up(job.parameters)
     answers = _prepared(job)
     count = job.parameters["processes"]
     network = student(job)
@@ -51,11 +53,12 @@ def apply(job: Job) -> Done:
     else:
         result = job.scratch / "result"
         result.mkdir()
-        processes.run(count, job.scratch / "meeting", _one_of_many, job, answers, result)
-        network.load_state_dict(torch.load(result / "state.pt", weights_only=True))
+        meeting = processes.Meeting(job.scratch / "meeting", count, device.type)
+        processes.run(meeting, _one_of_many, job, answers, result)
         told = json.loads((result / "figures.json").read_text())
-    if "refused" in told:
-        raise _diverged(told["refused"])
+        if "refused" in told:
+            raise Refusal(**told["refused"])
+        network.load_state_dict(torch.load(result / "state.pt", weights_only=True))
     made = network.proto()
     if job.parameters["fold"] and network.batch_norms:
         made = _folded(made, job.scratch)
@@ -70,20 +73,32 @@ def _folded(model: onnx.ModelProto, scratch: Path) -> onnx.ModelProto:
     return normalise(Model.load(folder / "fitted.onnx"), folder).model.proto()
 
 
-def set_up(device: str) -> torch.device:
-    """The device, and torch made deterministic; to be called first in a process."""
-    found = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if found == "cuda":
-        if not torch.cuda.is_available():
-            raise Refusal(
-                "fit is to train on a GPU, and torch finds none",
-                remedy="Leave `device` out, or install a torch that fits the GPU's driver.",
-            )
+def set_up(parameters: Mapping[str, Any]) -> torch.device:
+    """The device, and torch made deterministic; to be called first in a process.
+
+    Args:
+        parameters: those of `wherry_compress.train.passes.Training`.
+
+    Raises:
+        Refusal: there are not as many GPUs as are asked for.
+    """
+    asked, count = parameters["device"], parameters["processes"]
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    on_gpus = asked == "cuda" or (asked == "auto" and there >= count)
+    if on_gpus and there < count:
+        raise Refusal(
+            f"the training is to have a GPU for each process, {count}, and torch finds {there}",
+            remedy="Leave `device` out, take fewer `processes`, or install a torch that fits the "
+            "GPU's driver.",
+        )
+    if parameters["precision"] == "fp16" and not on_gpus:
+        raise Refusal("fp16 is trained on GPUs", remedy="Set `precision: bf16`, or leave it out.")
+    if on_gpus:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; a tenth
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    return torch.device(found)
+    return torch.device("cuda" if on_gpus else "cpu")
 
 
 def student(job: Job, *, outputs: Sequence[str] = ()) -> Network:
@@ -206,17 +221,13 @@ def _prepared(job: Job) -> dict[str, Path]:
     assert job.original is not None, "the pass needs it"
     targets = find_targets(job.load(), parameters["outputs"])
     if parameters["labels"] > 0:
-        if data.labels is None:
-            raise Refusal(
-                f"fit is to learn from labels (labels: {parameters['labels']:g}), and the training "
-                "data has none",
-                remedy="Take `labels` out, or give training data with labels.",
-            )
-        if not any(target.axis is not None for target in targets):
-            raise Refusal(
-                "fit is to learn from labels, and no output holds classes",
-                remedy="Take `labels` out, or set `outputs: classes`.",
-            )
+        _check_labels(targets, data.labels, parameters["labels"])
+    if parameters["shift"] and not any(data.array(name).ndim == 5 for name in data.inputs):
+        raise Refusal(
+            f"fit is to move pictures (shift: {parameters['shift']}), and the network has no input "
+            "of [batch, channels, height, width]",
+            remedy="Take `shift` out.",
+        )
     if parameters["shift"] or parameters["features"]:
         return {}
     shapes = {spec.name: spec.static_shape for spec in Model.load(job.original).outputs}
@@ -226,6 +237,37 @@ def _prepared(job: Job) -> dict[str, Path]:
     path = job.scratch / "answers"
     path.mkdir(exist_ok=True)
     return ask(job.original, [target.output for target in targets], data, path)
+
+
+def _check_labels(targets: Sequence[Target], labels: np.ndarray | None, share: float) -> None:
+    """Raise `Refusal` unless the first output with classes has one for each label."""
+    if labels is None:
+        raise Refusal(
+            f"fit is to learn from labels (labels: {share:g}), and the training data has none",
+            remedy="Take `labels` out, or give training data with labels.",
+        )
+    target = next((each for each in targets if each.axis is not None), None)
+    if target is None or target.axis is None:
+        raise Refusal(
+            "fit is to learn from labels, and no output holds classes",
+            remedy="Take `labels` out, or set `outputs: classes`.",
+        )
+    classes = target.shape[target.axis - 1]
+    if math.prod(target.shape) != classes:
+        raise Refusal(
+            f"fit is to learn from labels, one a sample, and the output {target.output!r} is "
+            f"{list(target.shape)}: {classes} classes at several places",
+            where=target.output,
+            remedy="Take `labels` out.",
+        )
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise Refusal(
+            f"the labels of the training data are {least} to {most}, and the output "
+            f"{target.output!r} has {classes} classes, 0 to {classes - 1}",
+            where=target.output,
+            remedy="Correct the labels, or take `labels` out.",
+        )
 
 
 def _original(job: Job) -> onnx.ModelProto:
@@ -241,35 +283,6 @@ def settings(job: Job) -> Settings:
     names = ("epochs", "steps", "batch", "optimizer", "learning_rate", "momentum", "weight_decay",
              "schedule", "warm_up", "precision", "clip", "patience")  # fmt: skip
     return Settings(**{name: job.parameters[name] for name in names}, seed=job.seed)
-
-
-class KeepZeros(Hook):
-    """Weights that are exactly zero at first stay so: what was pruned is not grown again."""
-
-    def __init__(self, network: Network) -> None:
-        self._masks = {
-            name: (weight.detach() != 0).to(weight.dtype)
-            for name, weight in network.weights.items()
-            if weight.ndim > 1 and bool((weight == 0).any())
-        }
-
-    @property
-    def names(self) -> list[str]:
-        """The weights that have zeros."""
-        return list(self._masks)
-
-    def after_backward(self, state: State) -> None:
-        """No momentum gathers for them."""
-        for name, mask in self._masks.items():
-            gradient = state.network.weights[name].grad
-            if gradient is not None:
-                gradient.mul_(mask)
-
-    def after_step(self, state: State) -> None:
-        """Nor does anything else move them."""
-        with torch.no_grad():
-            for name, mask in self._masks.items():
-                state.network.weights[name].mul_(mask)
 
 
 class Settle(Hook):
@@ -301,16 +314,15 @@ def _trained(
     group: processes.Group, job: Job, answers: dict[str, Path], network: Network
 ) -> dict[str, Any]:
     """Train the network in place; what there is to tell of it, JSON."""
-    device = set_up(job.parameters["device"])
+    device = set_up(job.parameters)
+    torch.set_num_threads(max(1, torch.get_num_threads() // group.size))
     if device.type == "cuda" and group.size > 1:
         device = torch.device("cuda", group.rank)
-    if job.parameters["precision"] == "fp16" and device.type != "cuda":
-        raise Refusal("fp16 is trained on GPUs", remedy="Set `precision: bf16`, or leave it out.")
     network.to(device)
     lesson = teach(job, network, device, answers)
     hooks: list[Hook] = []
     zeros = KeepZeros(network)
-    if job.parameters["keep_zeros"] and zeros.names:
+    if job.parameters["keep_zeros"] and zeros.masks:
         hooks.append(zeros)
     hooks.append(Settle(lesson.samples, job.parameters["batch"], group))
     place = None if job.unfinished is None else Checkpoints(job.unfinished)
@@ -326,7 +338,10 @@ def _trained(
             tell=tell if group.rank == 0 else None, group=group,
         )  # fmt: skip
     except DivergedError as error:
-        return {"refused": str(error)}
+        raise Refusal(
+            f"fit did not converge: {error}",
+            remedy="Make `learning_rate` smaller, or set `clip: 1`.",
+        ) from error
     network.to("cpu")
     figures: dict[str, Any] = {
         "samples": len(lesson.samples), "steps": state.step, "epochs": len(state.history),
@@ -345,22 +360,19 @@ def _trained(
             warnings.append(
                 "fit made nothing better on the held-out samples: the network is as it was given"
             )
-    if zeros.names and job.parameters["keep_zeros"]:
-        figures["weights_with_zeros"] = len(zeros.names)
+    if zeros.masks and job.parameters["keep_zeros"]:
+        figures["weights_with_zeros"] = len(zeros.masks)
     return {"figures": figures, "warnings": warnings}
 
 
 def _one_of_many(group: processes.Group, job: Job, answers: dict[str, Path], result: Path) -> None:
-    """What each of several processes does; the first writes the result."""
+    """What each of several processes does; the first writes the result, or why there is none."""
     network = student(job)
-    told = _trained(group, job, answers, network)
+    try:
+        told = _trained(group, job, answers, network)
+    except Refusal as refusal:  # of all processes alike
+        known = {"message": refusal.message, "where": refusal.where, "remedy": refusal.remedy}
+        told = {"refused": known}
     if group.rank == 0:
         torch.save(network.state_dict(), result / "state.pt")
         (result / "figures.json").write_text(json.dumps(told))
-
-
-def _diverged(text: str) -> Refusal:
-    return Refusal(
-        f"fit did not converge: {text}",
-        remedy="Make `learning_rate` smaller, or set `clip: 1`.",
-    )

@@ -133,8 +133,8 @@ class Settings:
         learning_rate: the greatest.
         momentum: of SGD.
         weight_decay: of weights with two axes or more; vectors (biases, scales) have none.
-        schedule: ``constant``; ``cosine``, down to zero; ``step``, a tenth at one and at three
-            quarters of the second half.
+        schedule: ``constant``; ``cosine``, down to zero; ``step``, a tenth after half of the
+            steps, a hundredth after three quarters.
         warm_up: share of the steps in which the rate rises from zero.
         precision: ``fp32``, or ``bf16`` or ``fp16`` where the device is better at it (autocast).
         clip: the greatest norm of all gradients together; None: any.

@@ -80,7 +80,11 @@ class Training(BaseModel):
         "squared error; auto: an output with one axis besides the batch holds classes",
     )
     shift: int = Field(
-        default=0, ge=0, le=64, description="pictures are moved by up to so many pixels at random"
+        default=0,
+        ge=0,
+        le=64,
+        description="pictures, [batch, channels, height, width], are moved by up to so many pixels "
+        "at random",
     )
     held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1,
@@ -99,7 +103,7 @@ class Training(BaseModel):
         default="fp32", description="of the computation (autocast); weights are fp32; fp16: on GPUs"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: a GPU if torch finds one"
+        default="auto", description="auto: GPUs, if torch finds one for each process"
     )
     processes: int = Field(
         default=1, ge=1, le=64, description="that train together, each with its share of a batch"
@@ -113,6 +117,8 @@ class Training(BaseModel):
             )
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("fp16 is trained on GPUs; on a processor take bf16")
+        if self.patience is not None and not self.held_out:
+            raise ValueError("patience waits for a better state, which held_out: 0 does not tell")
         return self
 
 

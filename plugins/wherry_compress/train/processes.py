@@ -81,33 +81,48 @@ def _talk() -> Any:
 _gloo: Any = None
 
 
-def run(count: int, meeting: Path, function: Callable[..., None], *arguments: Any) -> None:
+@dataclass(frozen=True)
+class Meeting:
+    """Where processes find each other.
+
+    Attributes:
+        file: that is not there yet.
+        count: of processes.
+        device: ``cuda``: each has the GPU of its rank; or ``cpu``.
+    """
+
+    file: Path
+    count: int
+    device: str = "cpu"
+
+
+def run(meeting: Meeting, function: Callable[..., None], *arguments: Any) -> None:
     """Call ``function(group, *arguments)`` in so many new processes; raises what one raises.
 
     Args:
-        count: of processes.
-        meeting: a file that is not there yet.
+        meeting: of theirs.
         function: of a module; it and its arguments can be pickled.
         arguments: of the function.
     """
     torch.multiprocessing.spawn(
-        _join, (count, str(meeting), function, arguments), nprocs=count, join=True
+        _join, (meeting, function, arguments), nprocs=meeting.count, join=True
     )
 
 
 def _join(
-    rank: int, count: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int, meeting: Meeting, function: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    torch.set_num_threads(max(1, threads // count))
-    on_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= count
+    on_gpus = meeting.device == "cuda"
     if on_gpus:
         torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "nccl" if on_gpus else "gloo", f"file://{meeting}", rank=rank, world_size=count
+        "nccl" if on_gpus else "gloo",
+        f"file://{meeting.file}",
+        rank=rank,
+        world_size=meeting.count,
     )
     try:
-        function(Group(rank, count), *arguments)
+        function(Group(rank, meeting.count), *arguments)
     finally:
         torch.distributed.destroy_process_group()

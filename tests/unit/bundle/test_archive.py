@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wherry.bundle.archive import check_names, unpack, write
+from wherry.bundle.archive import check_names, check_place, unpack, write
 from wherry.errors import BundleError, UsageError
 
 FILES = {"README.md": b"read me", "artifact/model.bin": bytes(range(256)) * 40, "a/b/c": b""}
@@ -241,6 +241,14 @@ def test_zeros_without_end_do_not_fill_the_memory(tmp_path):
     path.write_bytes(gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(1 << 20)))
     with pytest.raises(BundleError, match="too many"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["b.tar", "none/b.zip", "file/b.zip", "folder.zip"])
+def test_where_no_archive_can_be_is_said_before_one_is_made(tmp_path, name):
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"name ends in|cannot be written"):
+        check_place(tmp_path / name)
 
 
 def test_what_is_no_archive_is_refused(tmp_path):

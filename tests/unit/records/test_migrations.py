@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,28 @@ def test_a_file_that_is_no_database(tmp_path, content):
         Records.open(f"sqlite:///{path}")
     assert str(path) in str(caught.value)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("left_open", [False, True])
+def test_who_may_only_read_sees_what_is_written_meanwhile(left_open, tmp_path, monkeypatch):
+    """As a server does for weeks that runs as another user."""
+    url = f"sqlite:///{tmp_path}/records.db"
+    with Records.open(url) as writer:
+        writer.save(records_child.record(1))
+        if not left_open:
+            writer.close()  # takes its log away
+        with monkeypatch.context() as patch:
+            patch.setattr("os.access", lambda _path, mode: mode != os.W_OK)
+            reader = Records.open(url)
+        assert len(reader.runs()) == 1
+        with pytest.raises(StoreError, match="readonly"):
+            reader.delete(["run-000001"])
+        writer.save(records_child.record(2))
+        assert len(reader.runs()) == 2
+        writer.close()
+        writer.save(records_child.record(3))
+        assert len(reader.runs()) == 3
+        reader.close()
 
 
 @pytest.mark.parametrize("left_open", [False, True])

@@ -51,6 +51,17 @@ def test_what_goes(aged, records, limits, run_ids):
     assert gone(records, **limits) == run_ids
 
 
+def test_a_run_that_got_its_tag_meanwhile_stays(aged, records, monkeypatch):
+    before = records.runs()
+    records.retag("d30", "release")
+    monkeypatch.setattr(records, "runs", lambda: before)
+    records.prune(keep=2)
+    assert records.find("release") == "d30"
+    records.prune(keep=2, tagged=True)
+    monkeypatch.undo()
+    assert [each.run_id for each in records.runs()] == ["d0", "d10"]
+
+
 def test_without_a_limit_nothing_goes(aged, records):
     with pytest.raises(UsageError, match="all runs would be deleted"):
         records.prune(tagged=True)

@@ -65,6 +65,22 @@ def test_a_damaged_file_is_said_with_its_line(kept, wherry, tmp_path):
     assert err.startswith(f"Error: {file}:1: the export is damaged: it does not match its checksum")
 
 
+def test_tag(kept, wherry, records):
+    assert wherry("tag", "last", "release")[0] == "run2 (release)\n"
+    assert records.find("release") == "run2"
+    assert wherry("tag", "release", "v\x1b[2J2")[0] == "run2 (v\N{REPLACEMENT CHARACTER}[2J2)\n"
+    assert wherry("tag", "run2", "--remove")[0] == "run2 has no tag\n"
+    assert [each.tag for each in records.runs()] == [None, "base"]
+    for words in (["run2"], ["run2", "x", "--remove"], ["nothing", "x"], ["run2", "last~1"]):
+        wherry("tag", *words, code=2)
+
+
+def test_an_age_beyond_all_calendars_is_refused(kept, wherry):
+    for age in ("9999w", "999999w", "9" * 400 + "w"):
+        code = 0 if age == "9999w" else 2
+        wherry("prune", "--older-than", age, code=code)
+
+
 def test_prune(kept, wherry, records):
     assert wherry("prune", "--keep", 1)[0] == "0 runs deleted\n"
     out, _ = wherry("prune", "--keep", 1, "--tagged", "--dry-run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from record_makers import BOARD
 from run_makers import measured, run_of
 
 from wherry.errors import StoreError, UsageError
@@ -43,6 +44,7 @@ def test_runs_and_files_by_their_names(filled, tmp_path):
 def test_a_file_is_one_by_its_folder_or_its_end():
     assert is_file("b.json")
     assert is_file("./b")
+    assert not is_file("tag:./b.json")
     assert not is_file("release")
     assert not is_file("last~1")
 
@@ -59,6 +61,27 @@ def test_the_best_is_the_fastest_clean_one_that_is_like_it(filled):
     assert found(allow=["timer"]) == pytest.approx(2.0, rel=1e-3)
     disturbed = snapshot(run_of(measured(5.0, latency={"clean": False}), run_id="new"))
     assert best(filled, disturbed).targets[0].run_id == "20261121-000000-0001"
+
+
+def test_a_tag_of_any_name_is_found_as_a_tag(filled):
+    for tag in ("best", "feature/x", "v1.json", "20261120", "tag:odd"):
+        filled.retag("20261120-000000-0000", tag)
+        assert sides(f"tag:{tag}", "last")[0].run_id == "20261120-000000-0000"
+        assert filled.find(f"tag:{tag}") == "20261120-000000-0000"
+    with pytest.raises(UsageError, match="no run named 'tag:last'"):
+        side(filled, "tag:last")
+
+
+def test_runs_on_what_the_board_once_was_are_not_loaded(filled, monkeypatch):
+    now = {"pi4": {**BOARD, "fingerprint": "ef" * 32}}
+    record = run_of(measured(5.0), run_id="new", devices=now)
+    loaded = []
+    load = filled.load
+    monkeypatch.setattr(filled, "load", lambda run_id: loaded.append(run_id) or load(run_id))
+    with pytest.raises(UsageError, match="no other run has a clean measurement"):
+        best(filled, snapshot(record))
+    assert loaded == []
+    assert best(filled, snapshot(record), allow=["system"]).targets[0].run_id[:8] == "20261121"
 
 
 def test_a_run_is_not_its_own_best(filled):

@@ -165,6 +165,26 @@ def test_another_run_of_an_id_is_refused_by_its_line(exported, make, other):
     assert other.load("a").values["results"][0]["variant"] == "mine"
 
 
+def test_a_tag_is_no_part_of_a_run(exported, filled, records, make):
+    """An export from before is the same run still, and takes no tag away."""
+    records.retag("a", "release")
+    records.retag(filled[0].values["run_id"], None)
+    assert import_file(exported, records).saved == ()
+    assert [(each.run_id, each.tag) for each in records.runs()] == [
+        ("Z.9", None), ("a", "release"), ("20261124-040500-3f9a", None),
+    ]  # fmt: skip
+    assert [problem for _, problem in records.verify()] == [None] * 3
+    with pytest.raises(StoreError, match="there is another run of the id a"):
+        records.save(make.record(make.result("mine"), run_id="a", tag="release"))
+
+
+def test_a_changed_tag_is_refused_by_its_line(exported, other):
+    lines = exported.read_text().splitlines(keepends=True)
+    assert '"tag":"nightly"' in lines[0]
+    exported.write_text("".join(lines).replace('"tag":"nightly"', '"tag":"release"'))
+    assert "does not match its checksum" in refused(exported, other, 1)
+
+
 def test_files_that_are_not_there(tmp_path, other, make):
     with pytest.raises(StoreError, match="cannot be read"):
         import_file(tmp_path / "nothing", other)

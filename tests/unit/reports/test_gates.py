@@ -165,6 +165,11 @@ def test_what_was_not_measured_fails_with_its_reason(judge, make, status):
     assert found["reason"] == f"{broken['name']} was not measured: node 7: no GRU in int8"
 
 
+def test_an_error_without_a_word_is_one(judge, make):
+    broken = make.result("slim", ms=None, error="")
+    assert judge(gate("latency.median_ms", most=5), broken)["reason"].endswith("not measured: ")
+
+
 def test_an_artifact_is_no_measurement(judge, make):
     """A row that failed on the board has a size: its gate fails all the same."""
     broken = make.result(ms=None, size_bytes=10, error="the board was lost")

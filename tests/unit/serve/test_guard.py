@@ -197,6 +197,13 @@ def test_what_comes_from_our_own_page_is_taken(signed, run_id):
     assert client.post(f"/runs/{run_id}/tag", data=data, headers=headers).status_code == 303
 
 
+def test_a_form_of_too_many_fields_is_refused(signed, run_id):
+    client, proof = signed
+    data = {"proof": proof, "tag": "x", **{f"more{i}": "" for i in range(30)}}
+    assert client.post(f"/runs/{run_id}/tag", data=data).status_code == 400
+    assert client.post("/sign-in", data={**data, "token": TOKEN}).status_code == 400
+
+
 def test_a_session_ends(signed, site, monkeypatch):
     client, proof = signed
     later = guard.time.monotonic() + 13 * 3600
@@ -215,7 +222,7 @@ def test_scripts_bear_the_token(client, run_id, records):
     answer = client.post(f"/api/runs/{run_id}/tag", json={"tag": "best"}, headers=BEARER)
     assert answer.json() == {"run_id": run_id, "tag": "best"}
     assert records.find("best") == run_id
-    for body in ('{"tag": 3}', "[]", "{", '{"label": "x"}'):
+    for body in ('{"tag": 3}', "[]", "{", '{"label": "x"}', "[" * 60_000):
         answer = client.post(f"/api/runs/{run_id}/tag", content=body, headers=BEARER)
         assert answer.status_code == 400
     answer = client.post(f"/api/runs/{run_id}/tag", content="x" * 100_000, headers=BEARER)

@@ -4,9 +4,14 @@ import html
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from served import days
+
+from wherry.filelock import hold
+from wherry.records.progress import EVENTS_FILE, ProgressFile
+from wherry.records.requests import RUNNING
 
 ADDRESSES = ("/", "/targets", "/compare", "/boards", "/sign-in", "/live")
 
@@ -67,7 +72,12 @@ def test_the_list_as_json_leads_from_page_to_page(client, records):
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=501", "limit=x", "limit=-1", "since=yesterday", "limit=٣"]
+    "query",
+    [
+        *("limit=0", "limit=501", "limit=x", "limit=-1", "limit=٣"),
+        *("limit=00000000199999", f"limit=000000001{'9' * 40}", f"limit={'9' * 5000}"),
+        *("since=yesterday", "since=0001-01-01T00:00:00%2B14:00", "since=9999-12-31T23:59-14:00"),
+    ],
 )
 def test_what_cannot_be_asked_is_told(client, query):
     assert client.get(f"/api/runs?{query}").status_code == 400
@@ -98,6 +108,30 @@ def test_a_run_leads_to_the_comparison_with_the_one_before_of_its_manifest(clien
     assert "+100.0 %" in found.text and "worse" in found.text
     values = client.get(f"/api{link}").json()
     assert values["summary"]["worse"] == 1 and values["base"]["run_id"] == ids[0]
+
+
+def test_a_run_in_a_folder_whose_name_is_no_utf_8_has_its_json(client, make, records):
+    record = make.record(make.result(), manifest="/gr\udcf6\udcdfe/m.yaml")
+    records.save(record)
+    run_id = record.values["run_id"]
+    assert client.get(f"/api/runs/{run_id}").json() == record.values
+    for address in ("/", f"/runs/{run_id}", "/api/runs", f"/compare?base={run_id}&new={run_id}"):
+        assert client.get(address).status_code == 200
+
+
+def test_a_run_whose_progress_cannot_be_read_takes_no_other_away(client, site, caplog):
+    for run_id in ("20261124-000000-0001", "20261124-000000-0002"):
+        folder = site.home / "runs" / run_id
+        folder.mkdir(parents=True)
+    (folder / EVENTS_FILE).write_text("no JSON\n")
+    good = site.home / "runs" / "20261124-000000-0001"
+    with hold(folder / RUNNING), hold(good / RUNNING), ProgressFile(good) as progress:
+        progress.begin(SimpleNamespace(steps={}), good.name, tag=None, manifest="/m.yaml")
+        assert f"/runs/{good.name}" in page(client.get("/")).links
+        assert [run["run_id"] for run in client.get("/api/live").json()["runs"]] == [good.name]
+        for _ in range(2):
+            assert client.get(f"/api/live/{folder.name}").status_code == 503
+    assert "cannot be read" in caplog.text
 
 
 def test_the_report_is_a_file_to_keep(client, make, records):

@@ -21,6 +21,13 @@ def test_without_the_extra_it_says_what_brings_it(monkeypatch) -> None:
     assert "wherry[serve]" in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["x" * 70, "a..b", "no.such.host.invalid"])
+def test_an_address_that_cannot_be_listened_on_is_said(host, wherry_home) -> None:
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    with pytest.raises(UsageError, match="cannot be listened on"):
+        api.serve(host=host, port=0)
+
+
 @pytest.mark.parametrize(
     ("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("::1", False)]
 )
