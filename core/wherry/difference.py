@@ -240,7 +240,8 @@ def _sums(ranks: np.ndarray) -> np.ndarray:
     shares[0] = 1
     for rank in map(int, ranks):
         shares[rank:] += shares[: len(shares) - rank].copy()
-    return shares / shares.sum()
+    shares /= shares.sum()
+    return shares
 
 
 @dataclass(frozen=True)
