@@ -31,7 +31,7 @@ async function unpackLibrary() {
   return hasCharts();
 }
 
-const colour = (index) => `var(--s${index % 8})`;
+const colour = (index) => `var(--s${index % 12})`;
 const hasCharts = () => typeof window.vegaEmbed === "function";
 const narrow = (box) => box.clientWidth < 560;
 
