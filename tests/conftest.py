@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from chromium import browser, opened  # noqa: F401 -- fixtures, once for all: one Playwright a process
+from hypothesis import HealthCheck, settings
+
+# how long an example takes says how busy the machine is
+settings.register_profile("wherry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("wherry")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chromium import browser, opened  # noqa: F401 -- fixtures
 
 from wherry.reports import RunRecord
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from chromium import browser, opened  # noqa: F401 -- fixtures
 from onnx import TensorProto, helper, numpy_helper
 
 MOODY = Path(__file__).parent / "moody"

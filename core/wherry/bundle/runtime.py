@@ -145,12 +145,13 @@ def _package(told: Message) -> Package:
 
 def _licence(told: Message) -> str:
     """As the package says it: the expression, else its classifiers, else its short field."""
-    if told["License-Expression"]:
-        return str(told["License-Expression"])
+    # by get: where importlib_metadata answers for Python's, what is missing is a KeyError
+    if expression := told.get("License-Expression"):
+        return str(expression)
     classifiers: Iterable[str] = told.get_all("Classifier") or ()
     named = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License :: ")]
     named = [name for name in named if name != "OSI Approved"]
     if named:
         return ", ".join(named)
-    field = " ".join(str(told["License"] or "").split())
+    field = " ".join(str(told.get("License") or "").split())
     return field if 0 < len(field) <= _LONGEST and field.upper() != "UNKNOWN" else UNKNOWN
