@@ -6,7 +6,7 @@ import json
 
 import page_records
 import pytest
-from chromium import serious
+from chromium import serious, settled
 
 from wherry.reports import figures, html
 
@@ -82,11 +82,13 @@ def test_filters_work_by_mouse(opened, file_of):
     page.get_by_role("checkbox", name="int8").check()
     assert shown_rows(page) == [i for i in ncnn if results[i]["target"]["precision"] == "int8"]
     page.get_by_role("button", name="Reset").click()
+    settled(page)
     assert len(shown_rows(page)) == len(results)
     page.locator('[data-facet="status"] summary').click()
     page.get_by_role("checkbox", name="failed").check()
     assert [results[i]["status"] for i in shown_rows(page)] == ["failed"]
     page.get_by_role("button", name="Reset").click()
+    settled(page)
     page.get_by_label("Front only").check()
     assert shown_rows(page) == [i for i, r in enumerate(results) if r["pareto"]]
 
@@ -100,6 +102,7 @@ def test_filters_and_axes_work_by_keyboard(opened, file_of):
     page.keyboard.type("no such thing")
     assert page.get_by_text("Nothing is like that.").is_visible()
     page.get_by_role("button", name="Show all").press("Enter")
+    settled(page)
     assert len(shown_rows(page)) == 10
     page.locator('[data-facet="variant"] summary').focus()
     page.keyboard.press("Enter")

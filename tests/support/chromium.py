@@ -92,6 +92,11 @@ browser = pytest.fixture(scope="session", name="browser")(started)
 opened = pytest.fixture(name="opened")(opener)
 
 
+def settled(page: sync_api.Page) -> None:
+    """Waits for what the page does after the event: a reset empties its fields only then."""
+    page.evaluate("() => new Promise((done) => setTimeout(done))")
+
+
 def serious(page: sync_api.Page, **options: Any) -> list[tuple[str, str]]:
     """What axe finds on a page that is serious or critical: the rule, and where."""
     axe_api = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -143,6 +148,7 @@ def look_at_report(
             ]
             assert shown() == wanted, (facet, value)
             page.get_by_role("button", name="Reset").click()
+            settled(page)
     page.get_by_label("Find in the results").fill(results[-1]["target"]["backend"])
     assert len(results) - 1 in shown()
     page.get_by_label("Find in the results").fill("")
