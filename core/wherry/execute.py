@@ -217,16 +217,8 @@ class Begun:
 
         return tell
 
-    def end(self, outcomes: Mapping[str, StepOutcome], *, turns: str | None = None) -> RunRecord:
-        """Judge the gates, and keep the record.
-
-        Args:
-            outcomes: how each step ended.
-            turns: what all runs have in common that were measured in turns; None: it was alone.
-
-        Raises:
-            UnkeptError: the database could not take the record.
-        """
+    def end(self, outcomes: Mapping[str, StepOutcome]) -> RunRecord:
+        """Judge the gates, and keep the record; raises `UnkeptError`."""
         from wherry.records.assemble import assemble
         from wherry.records.baselines import Baselines
         from wherry.records.gates import evaluate, with_gates
@@ -241,7 +233,6 @@ class Begun:
             request=self.prepared.request,
             started=self.started,
             finished=datetime.now(UTC),
-            turns=turns,
         )
         judged = evaluate(services.manifest.gates, record.values, Baselines(record))
         record = with_gates(record, judged)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wherry.errors import UsageError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -28,3 +30,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(path: Path, what: str) -> None:
+    """Raise `UsageError` where no file can be at a path: before what it is for has taken hours.
+
+    Args:
+        path: the file.
+        what: it is to be, for the error: ``the bundle``.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        why = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise UsageError(
+            f"{what} cannot be written: its file {why}",
+            where=str(path),
+            remedy="Name a file in a folder that is there.",
+        )

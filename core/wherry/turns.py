@@ -51,7 +51,6 @@ class _Side:
         services.upto = upto
         before = {name: o for name, o in self.done.items() if o.step.kind != "profile"}
         self.done = run_steps(services, done=before, on_event=self.run.telling(on_event))
-        services.remeasure = False  # what was there of other runs is gone now
 
     def take(self, upto: int | None, watch: Watch) -> None:
         """`steps`, watched."""
@@ -87,7 +86,6 @@ def prepare_all(
         one = prepare(
             manifest,
             overrides=[*overrides, f"measure.rounds={rounds}"],
-            remeasure=True,
             host=host,
             cancelled=cancelled,
             earlier=chosen,
@@ -96,6 +94,8 @@ def prepare_all(
         one.services.release()  # no lease is kept over the others' rounds: each takes its own
         chosen |= one.request.chosen
         prepared.append(one)
+    for one in prepared:
+        one.services.turns = prepared[0].run_id
     return prepared
 
 
@@ -122,5 +122,5 @@ def execute_in_turns(prepared: Sequence[Prepared], *, watch: Watch = unwatched) 
         records = []
         for side in sides:
             side.take(None, watch)
-            records.append(side.run.end(side.done, turns=prepared[0].run_id))
+            records.append(side.run.end(side.done))
     return records

@@ -119,3 +119,5 @@ def test_a_manifest_and_a_run_are_refused(wherry_home, tmp_path):
         api.compare(str(one), "last")
     with pytest.raises(UsageError, match="not two manifests"):
         api.compare("last~1", "last", rounds=4)
+    with pytest.raises(UsageError, match="there is no run"):
+        api.compare("tag:a.yaml", "tag:b.yaml")  # a tag, whatever its name is

@@ -25,7 +25,7 @@ from typing import IO, BinaryIO
 from wherry.artifact import hash_file
 from wherry.bundle import BUNDLE_VERSION, CONTENTS
 from wherry.errors import BundleError, UsageError
-from wherry.files import replacing
+from wherry.files import check_place, replacing
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
 Content = bytes | Path
@@ -56,7 +56,7 @@ def write(path: Path, root: str, files: Mapping[str, Content]) -> None:
         UsageError: the name ends in something else, or the file cannot be written.
         BundleError: a name cannot stand in an archive.
     """
-    check_place(path)
+    check_name(path)
     check_names(files)
     described = {name: _described(files[name]) for name in sorted(files)}
     contents = {"bundle": BUNDLE_VERSION, "files": described}
@@ -75,7 +75,7 @@ def write(path: Path, root: str, files: Mapping[str, Content]) -> None:
         ) from error
 
 
-def check_place(path: Path) -> None:
+def check_name(path: Path) -> None:
     """Raise `UsageError` where no archive can be at a path: before one is made.
 
     Its name has to end in one of `SUFFIXES`, and its folder to be there.
@@ -85,13 +85,7 @@ def check_place(path: Path) -> None:
             f"a bundle's name ends in {', '.join(SUFFIXES)}, and {path.name!r} does not",
             remedy="Name it so with -o FILE.",
         )
-    if path.is_dir() or not path.parent.is_dir():
-        what = "it is a folder" if path.is_dir() else "its folder does not exist"
-        raise UsageError(
-            f"the bundle cannot be written: {what}",
-            where=str(path),
-            remedy="Name a file in a folder that is there.",
-        )
+    check_place(path, "the bundle")
 
 
 def _described(content: Content) -> dict[str, object]:

@@ -51,7 +51,7 @@ def make(
         JSON values: ``file``, ``sha256``, ``bytes``, ``files`` (how many), ``result`` (its name),
         ``artifact``, ``signature`` (its file, or null), ``notes``.
     """
-    archive.check_place(output)
+    archive.check_name(output)
     notes: list[str] = []
 
     def told(text: str) -> None:

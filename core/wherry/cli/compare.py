@@ -15,17 +15,13 @@ import click
 from wherry.errors import GateFailed, RunFailed, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from wherry.console import Console
     from wherry.engine.local import Event
     from wherry.execute import Prepared
     from wherry.records.snapshot import Snapshot
     from wherry.turns import Watch
 
 _log = logging.getLogger(__name__)
-
-MANIFESTS = (".yaml", ".yml")
-"""How names of manifests end; no run, tag or baseline file is named so."""
 
 
 def compare(
@@ -59,11 +55,11 @@ def compare(
     from wherry.records.compare import FailOn, failures
     from wherry.records.compare import compare as compare_sides
     from wherry.records.likeness import check_reasons
-    from wherry.records.sides import sides
+    from wherry.records.sides import is_manifest, sides
 
     check_reasons(allow)
     judge = None if fail_on is None else FailOn.parse(fail_on)
-    manifests = [name for name in (base, new) if name.endswith(MANIFESTS)]
+    manifests = [name for name in (base, new) if is_manifest(name)]
     if len(manifests) == 1 or ((rounds or sets) and not manifests):
         raise UsageError(
             f"{base} and {new} are not two manifests",
@@ -136,6 +132,7 @@ def command(
     """
     from wherry.cli.run import check_folders, write_file
     from wherry.console import Console
+    from wherry.records.sides import is_manifest
     from wherry.reports import github as annotations
     from wherry.reports.junit import render_comparison as junit_text
     from wherry.reports.markdown import render_comparison as markdown_text
@@ -167,13 +164,13 @@ def command(
     if github:
         for line in annotations.comparison_annotations(found):
             click.echo(line)
-    if base.endswith(MANIFESTS):  # they were run by this command, and nobody else tells
+    if is_manifest(base):  # both were run by this command, and nobody else tells
         broken = [each for each in found["results"] if each["status"] == "failed"]
         if broken:
             names = "; ".join(each["name"] for each in broken[:3])
             raise RunFailed(
                 f"{len(broken)} of {len(found['results'])} targets failed: {names}",
-                remedy="The table above says why for each.",
+                remedy="What is printed above says why for each.",
             )
     if found["failures"]:
         raise GateFailed(_failed(found))

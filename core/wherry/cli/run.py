@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wherry.errors import StoreError, UsageError
-from wherry.files import replacing
+from wherry.files import check_place, replacing
 
 if TYPE_CHECKING:
     from wherry.engine.local import Event
@@ -114,13 +114,7 @@ def _prepare(
 def check_folders(outputs: Mapping[str, Path]) -> None:
     """Raise `UsageError` for a report that could not be written, before the run has taken hours."""
     for form, path in outputs.items():
-        if path.is_dir() or not path.parent.is_dir():
-            what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-            raise UsageError(
-                f"the {form} report's file {what}",
-                where=str(path),
-                remedy="Name a file in a folder that is there.",
-            )
+        check_place(path, f"the {form} report")
 
 
 def write_reports(

@@ -43,12 +43,8 @@ def assemble(
     request: Request,
     started: datetime,
     finished: datetime,
-    turns: str | None = None,
 ) -> RunRecord:
-    """Everything that reports show, but the gates (`records.gates`).
-
-    ``turns`` is what runs have in common that were measured in turns.
-    """
+    """Everything that reports show, but the gates (`records.gates`)."""
     plan = services.plan
     results: list[dict[str, Any]] = []
     runs: list[str] = []
@@ -73,7 +69,7 @@ def assemble(
         "overrides": list(request.overrides),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
-        "turns": turns,
+        "turns": services.turns,
         "host": _host(),
         "devices": {name: asdict(info) for name, info in sorted(services.boards.items())},
         "tagged": dict(request.chosen),

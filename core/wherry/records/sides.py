@@ -25,6 +25,11 @@ def is_file(name: str) -> bool:
     return not name.startswith(TAG) and ("/" in name or name.endswith(".json"))
 
 
+def is_manifest(name: str) -> bool:
+    """Whether a name means a manifest, which is run; no `TAG` does."""
+    return not name.startswith(TAG) and name.endswith((".yaml", ".yml"))
+
+
 def sides(base: str, new: str, *, allow: Iterable[str] = ()) -> tuple[Snapshot, Snapshot]:
     """Both sides of a comparison.
 

@@ -98,8 +98,10 @@ class Services(Lending):
         run_directory: of this run; ``logs/`` below it.
         cancelled: set when the user stops the run.
         remeasure: measurements are not taken from the store.
-        upto: no more than so many rounds are measured now, and nothing comes of them yet
-            (`wherry.turns`); None: all.
+        turns: what this run has in common with those whose rounds take turns with its own
+            (`wherry.turns`); None: it is alone. What was measured otherwise is not taken for it.
+        upto: no more than so many rounds are measured now, and nothing comes of them yet; None:
+            all.
         fresh: digests of the keys of measurements of which a round was measured in this run: two
             rows with one artifact are measured once.
         notify: called with (step id, what it is doing now).
@@ -115,6 +117,7 @@ class Services(Lending):
     limits: Limits
     cancelled: threading.Event = field(default_factory=threading.Event)
     remeasure: bool = False
+    turns: str | None = None
     upto: int | None = None
     fresh: set[str] = field(default_factory=set)
     notify: Callable[[str, str], None] = lambda _step, _text: None

@@ -81,8 +81,7 @@ def _run(step: Step, inputs: Mapping[str, Any], services: Services) -> StageResu
     for row in ready:
         try:
             job = _job(row, inputs[row.convert], probed, dataset, reference, services)
-            again = services.remeasure or services.upto is not None
-            known = None if again else _known(step, job, services)
+            known = None if services.remeasure else _known(step, job, services)
         except Interrupted:
             raise
         except Exception as error:  # noqa: BLE001 -- one row's bug is not the others'
@@ -119,6 +118,8 @@ def _job(
         settings["layers"] = dissect_key(converted.artifact, backend, services).digest
     else:  # who does not ask has a key without
         del settings["layers"]
+    if services.turns is not None:
+        settings["turns"] = services.turns
     key = Key(
         "measure",
         {

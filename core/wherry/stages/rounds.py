@@ -124,11 +124,10 @@ class Rounds:
         if settings.sustained > 0:
             numbers.append(_sustained_round(settings))
         self._stabilised = Stabilised((), [])
-        self._to_clear = [round_key(job, number) for job in jobs for number in numbers]
-        if services.upto is not None:  # a part of the rounds; they are merged by the last part
-            self._to_clear += [job.key for job in jobs]
+        if services.upto is not None:
             numbers = [*range(min(services.upto, settings.rounds))]
-        self._total = len(jobs) * len(numbers)
+        self._to_clear = [(job, number) for job in jobs for number in numbers]
+        self._total = len(self._to_clear)
         order = random.Random(settings.seed)  # noqa: S311 -- a reproducible order, no secret
         self._queue: list[tuple[Job, int]] = []
         for number in numbers:
@@ -157,7 +156,7 @@ class Rounds:
             self._check_board(session.info)
             if self._services.remeasure:
                 while self._to_clear:  # with the lease: no other run is in the middle of its rounds
-                    self._services.store.remove(self._to_clear.pop())
+                    self._services.store.remove(round_key(*self._to_clear.pop()))
             with self._fixed_clocks(session):
                 self._work_off(session)
 

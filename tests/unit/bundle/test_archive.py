@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wherry.bundle.archive import check_names, check_place, unpack, write
+from wherry.bundle.archive import check_name, check_names, unpack, write
 from wherry.errors import BundleError, UsageError
 
 FILES = {"README.md": b"read me", "artifact/model.bin": bytes(range(256)) * 40, "a/b/c": b""}
@@ -248,7 +248,7 @@ def test_where_no_archive_can_be_is_said_before_one_is_made(tmp_path, name):
     (tmp_path / "folder.zip").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"name ends in|cannot be written"):
-        check_place(tmp_path / name)
+        check_name(tmp_path / name)
 
 
 def test_what_is_no_archive_is_refused(tmp_path):

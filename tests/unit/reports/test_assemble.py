@@ -138,6 +138,7 @@ class Run:
             plan=SimpleNamespace(rows=tuple(self.rows), manifest=manifest),
             manifest=manifest,
             boards=self.boards,
+            turns=None,
             host=SimpleNamespace(
                 metrics={kind.name: kind for kind in kinds},
                 owner=lambda kind, name: f"the plugin of {name}",
