@@ -14,7 +14,7 @@ from wherry.tags import is_tagged, tagged, tags_of
 
 if TYPE_CHECKING:
     from wherry.manifest import Gate, Manifest
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
     from wherry.target import Target
 
 WAIT_S = 600.0

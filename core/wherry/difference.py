@@ -28,6 +28,10 @@ LEAST_PAIRS = 7
 """From so many rounds on those that took turns are compared in pairs. With five no signs of the
 differences are rarer than one in sixteen; and rounds that scatter alone are too few to tell."""
 
+LEAST_APART = 0.0075
+"""What two files of one network may differ by in turns, relative: for as long as they are where
+they are in memory, no number of rounds shows it."""
+
 LEVEL = 0.05
 _Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 _EXACT = 80
@@ -79,8 +83,7 @@ def latency_difference(
     Where the rounds of both took turns, the n-th of the one and the n-th of the other ran at about
     the same time: with enough of them test and interval are those of their differences, in which
     little is left of what the machine did over the rounds. Both are by ranks: what disturbs a round
-    disturbs it much. `LEAST_SHIFT` is added on both sides: two files of one network differ by as
-    much for as long as they are where they are in memory.
+    disturbs it much. `LEAST_APART` is added on both sides.
 
     Args:
         base: what was there.
@@ -103,7 +106,7 @@ def latency_difference(
     if in_turns and len(logs[0]) == len(logs[1]) >= LEAST_PAIRS:
         apart = logs[1] - logs[0]
         low, high = shift_interval(apart)
-        interval = (low - LEAST_SHIFT, high + LEAST_SHIFT)
+        interval = (low - LEAST_APART, high + LEAST_APART)
         return _judged(centre, interval, signed_rank(apart.tolist()))
     generator = np.random.default_rng(seed)
     variance = sum(_median_variance(side, generator) for side in logs)

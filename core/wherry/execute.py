@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wherry.records.progress import ProgressFile
     from wherry.records.requests import Request
     from wherry.reports import RunRecord
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def prepare(
     from wherry.plan import make_plan
     from wherry.records.naming import new_run_id
     from wherry.records.requests import Request, digest_of
-    from wherry.stages.context import Services as ServicesClass
+    from wherry.stages.services import Services as ServicesClass
     from wherry.store import Store
 
     root, cancelled = home(), cancelled or threading.Event()

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from wherry.host import Host
     from wherry.reports import RunRecord
 
-ROUNDS = 15
+ROUNDS = 30
 """Of each side. Two processes of one network that ran one after the other differ by some percent
-(where their memory lies); so many find a change of 5 % where pairs of rounds differ by 4 %."""
+(where their memory lies); so many find a change of 5 % where rounds differ by 6 %."""
 
 Watch = Callable[[Prepared, int | None], AbstractContextManager[Callable[["Event"], None] | None]]
 

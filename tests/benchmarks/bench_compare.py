@@ -16,7 +16,7 @@ Each run is in several pairs. So the intervals of 95 % are by a bootstrap over t
 the pairs. ``--pool FILE`` keeps the runs: what is there is not measured again.
 
 ``--turns N`` does the same for ``wherry compare BASE.yaml NEW.yaml``, which runs both in turns: N
-times three equal networks and the slower, 15 rounds each, all in turns; of each time the three
+times three equal networks and the slower, 30 rounds each, all in turns; of each time the three
 pairs of equal ones are compared, and each with the slower. Intervals are by a bootstrap over the N
 times.
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from wherry.model import Model
     from wherry.plan import Plan
     from wherry.reports import RunRecord
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
     from wherry.target import Backend, Target
 
 SAMPLES_FILE = "samples.json"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from wherry.bundle.gather import Material
     from wherry.requirements import Requirements
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
 
 UNKNOWN = "unknown"
 _LONGEST = 100  # of what a package says in its licence field: some paste the whole text

@@ -44,7 +44,7 @@ def compare(
         new: the same, but ``best``; a manifest where ``base`` is one.
         allow: reasons for which unlike figures are compared all the same.
         fail_on: ``worse`` or ``worse:5%``: what stands in ``failures``.
-        rounds: of manifests: of each side; None: 15.
+        rounds: of manifests: of each side; None: 30.
         sets: of manifests: overrides of both, as ``key.path=value``.
         watch: of manifests: see `wherry.turns.execute_in_turns`.
 
@@ -99,7 +99,7 @@ def _in_turns(
     "--allow", multiple=True, metavar="REASON", help="Compare unlike measurements of this kind."
 )
 @click.option(
-    "--rounds", type=click.IntRange(min=4), help="Of two manifests: of each (default: 15)."
+    "--rounds", type=click.IntRange(min=4), help="Of two manifests: of each (default: 30)."
 )
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Of two manifests: override."

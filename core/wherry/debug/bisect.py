@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wherry.device import Session
     from wherry.manifest.sections import Gate
     from wherry.metrics import Metric
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
 
 SAMPLES = 500
 """How many samples a try is scored on unless the user says."""

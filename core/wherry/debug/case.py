@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wherry.manifest import Manifest
     from wherry.model import Model
     from wherry.plan import Plan, Step
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
     from wherry.target import Backend, Target
 
 

@@ -14,13 +14,7 @@ from wherry.debug.figures import Tally, count, decibels, noise
 from wherry.debug.graphs import Graphs
 from wherry.errors import PluginError, ToolError, UnsupportedError
 from wherry.quantize.given import float_model, is_quantised
-from wherry.stages.context import (
-    FILES,
-    HostContext,
-    log_path,
-    scratch_folder,
-    take_or_build,
-)
+from wherry.stages.context import FILES, HostContext, log_path, scratch_folder, take_or_build
 from wherry.stages.keys import own_lock, plugin_code
 from wherry.stages.layers import dissected
 from wherry.stages.prepare import model_ready

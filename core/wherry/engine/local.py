@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wherry.errors import Interrupted, UnsupportedError, WherryError
 from wherry.stages import stage
-from wherry.stages.context import Services, StageResult, failure
+from wherry.stages.context import StageResult, failure
+from wherry.stages.services import Services
 
 if TYPE_CHECKING:
     from wherry.plan import Step

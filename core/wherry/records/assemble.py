@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from wherry.measurement import Measurement
     from wherry.plan import Plan, Row
     from wherry.records.requests import Request
-    from wherry.stages.context import Services
     from wherry.stages.convert import Converted
     from wherry.stages.profile import Profiled
+    from wherry.stages.services import Services
 
 
 def assemble(

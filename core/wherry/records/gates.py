@@ -130,7 +130,7 @@ def _judge(
         found = _compared(gate, name, baselines)
         if isinstance(found, str):
             return _Finding(-math.inf, value, name, f"{name}: {found}")
-        base = found["base"]
+        value, base = found["new"], found["base"]  # to the digits that a baseline file has
         bounds += _relative_bounds(gate, found)
     elif gate.max_drop is not None:
         original = _number((values["reference"] or {"metrics": {}})["metrics"].get(metric))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wherry.plan import Kind, Step
-    from wherry.stages.context import Services, StageResult
+    from wherry.stages.context import StageResult
+    from wherry.stages.services import Services
 
 Stage = Callable[["Step", Mapping[str, Any], "Services"], "StageResult"]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from wherry.calibration import Calibration, CalibrationSettings
 from wherry.errors import DataError
 from wherry.plan import CALIBRATION
-from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.stages.context import HostContext, StageResult, take_or_build
 from wherry.stages.keys import own_code, own_lock
 from wherry.stages.prepare import model_ready
+from wherry.stages.services import Services
 from wherry.store import Key
 
 if TYPE_CHECKING:

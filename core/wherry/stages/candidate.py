@@ -15,9 +15,10 @@ from wherry.measurement import merge
 from wherry.passes import MeasuredOn
 from wherry.plan import Step
 from wherry.stages import convert
-from wherry.stages.context import HostContext, Services, take_or_build
+from wherry.stages.context import HostContext, take_or_build
 from wherry.stages.keys import agent_code, files_digest, own_code
 from wherry.stages.rounds import RoundContext
+from wherry.stages.services import Services
 from wherry.stats import summarise
 from wherry.store import Key
 

@@ -23,7 +23,6 @@ from wherry.parity import Parity
 from wherry.stages.context import (
     FILES,
     HostContext,
-    Services,
     StageResult,
     locked,
     take_or_build,
@@ -31,6 +30,7 @@ from wherry.stages.context import (
 )
 from wherry.stages.keys import normalise_code, own_lock, packing_code, plugin_code
 from wherry.stages.parity import Comparison
+from wherry.stages.services import Services
 from wherry.store import Key
 from wherry.target import Backend, Target, Unsupported, split_options
 

@@ -19,7 +19,7 @@ from wherry.artifact import hash_file
 from wherry.entry import canonical
 
 if TYPE_CHECKING:
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
     from wherry.store import Entry
 
 OWN = Path(wherry.__file__).parent

@@ -6,9 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 from wherry.errors import PluginError
-from wherry.stages.context import FILES, HostContext, Services, take_or_build
+from wherry.stages.context import FILES, HostContext, take_or_build
 from wherry.stages.convert import ARTIFACT_FILE, read_artifact
 from wherry.stages.keys import own_lock, plugin_code
+from wherry.stages.services import Services
 from wherry.store import Key
 
 if TYPE_CHECKING:

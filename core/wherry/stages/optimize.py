@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.errors import ModelError, PluginError
 from wherry.plan import ORIGINAL
-from wherry.stages.context import HostContext, Services, StageResult, notes, take_or_build
+from wherry.stages.context import HostContext, StageResult, notes, take_or_build
 from wherry.stages.keys import normalise_code, own_code, own_lock, plugin_code
 from wherry.stages.prepare import model_ready, name_model, named_model
+from wherry.stages.services import Services
 from wherry.store import Key
 
 if TYPE_CHECKING:

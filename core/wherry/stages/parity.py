@@ -19,9 +19,10 @@ import numpy as np
 from wherry.parity import OutputParity, Parity, check, compare
 from wherry.plan import CALIBRATION, EVALUATION
 from wherry.reference import Reference, open_session, random_inputs, run_session
-from wherry.stages.context import HostContext, Services, take_or_build
+from wherry.stages.context import HostContext, take_or_build
 from wherry.stages.keys import agent_code, files_digest, own_code, own_lock
 from wherry.stages.prepare import model_ready
+from wherry.stages.services import Services
 from wherry.store import Key
 from wherry.target import Backend, Target, split_options
 

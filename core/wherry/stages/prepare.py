@@ -12,8 +12,9 @@ from wherry.data.views import Preprocessed, Sliced, check_dataset
 from wherry.errors import DataError, ModelError
 from wherry.model import Model
 from wherry.plan import EVALUATION
-from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.stages.context import HostContext, StageResult, take_or_build
 from wherry.stages.keys import own_code, own_lock, plugin_code
+from wherry.stages.services import Services
 from wherry.store import Key
 
 if TYPE_CHECKING:

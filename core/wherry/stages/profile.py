@@ -11,8 +11,6 @@ from wherry.measurement import Measurement, merge
 from wherry.plan import EVALUATION
 from wherry.stages.context import (
     HostContext,
-    Probed,
-    Services,
     StageResult,
     failure,
     locked,
@@ -24,6 +22,7 @@ from wherry.stages.layers import dissect_key
 from wherry.stages.reference import ReferenceOutputs, metrics_in_keys
 from wherry.stages.retry import Tries
 from wherry.stages.rounds import Job, Rounds
+from wherry.stages.services import Probed, Services
 from wherry.store import Key
 
 if TYPE_CHECKING:

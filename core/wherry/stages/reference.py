@@ -11,9 +11,10 @@ import numpy as np
 
 from wherry.errors import DataError, ModelError
 from wherry.reference import Reference, load_reference, record_reference
-from wherry.stages.context import HostContext, Services, StageResult, take_or_build
+from wherry.stages.context import HostContext, StageResult, take_or_build
 from wherry.stages.keys import content_digest, own_code, own_lock, plugin_code
 from wherry.stages.prepare import model_ready
+from wherry.stages.services import Services
 from wherry.store import Key
 
 if TYPE_CHECKING:

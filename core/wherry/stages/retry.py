@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from wherry.errors import DeviceLostError, Interrupted
 
 if TYPE_CHECKING:
-    from wherry.stages.context import Services
+    from wherry.stages.services import Services
 
 T = TypeVar("T")
 

@@ -14,10 +14,11 @@ import numpy as np
 from wherry.device import Stabilised
 from wherry.errors import DeviceError, DeviceLostError, Interrupted, PluginError, WherryError
 from wherry.measurement import Measurement, MeasureSettings
-from wherry.stages.context import HostContext, Services, failure, take_or_build
+from wherry.stages.context import HostContext, failure, take_or_build
 from wherry.stages.layers import dissected
 from wherry.stages.reference import ReferenceOutputs, make_metrics
 from wherry.stages.retry import Tries
+from wherry.stages.services import Services
 from wherry.store import Key
 
 if TYPE_CHECKING:
