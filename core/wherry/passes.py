@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from wherry.errors import UsageError
+from wherry.outlook import Outlook
 
 if TYPE_CHECKING:
     from wherry.target import Target
@@ -84,6 +85,8 @@ class Pass:
         measures: its parameters to where it measures candidates; None: nowhere, or it is seen when
             it runs. What the manifest does not have is then refused before anything runs.
         effects: backend (or ``*``) to what the pass brings there, for ``plan``.
+        outlook: (its parameters, what there is before it) to what it leaves, as far as these tell,
+            for ``plan``; None: as many weights and multiplications, none of them zero.
         space: parameter to what a search may try: a `Span`, or the values themselves.
         files: the plugin's files whose content decides what the pass makes; their bytes are part
             of the store's keys; empty: all of the plugin's Python files.
@@ -97,6 +100,7 @@ class Pass:
     needs_with: Callable[[Any], frozenset[Need]] | None = None
     measures: Callable[[Any], MeasuredOn | None] | None = None
     effects: Mapping[str, str] = field(default_factory=dict)
+    outlook: Callable[[Any, Outlook], Outlook] | None = None
     space: Mapping[str, Span | tuple[Any, ...]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     version: int = 1

@@ -38,6 +38,10 @@ def test_it_plans(wherry_home: Path) -> None:
     assert all(set(each) == {"onnxruntime", "tflite", "ncnn"} for each in brings.values())
     assert "no speed" in brings["share.ecsq"]["ncnn"] == brings["share.ecsq"]["tflite"]
     assert "Winograd" in brings["lowrank.channel-svd"]["ncnn"]
+    foretold = {name: each["words"] for name, each in plan["variants"].items()}
+    assert foretold["original"] == ""
+    assert "of the multiplications; how much is sent" in foretold["pruned"]
+    assert "of weights sent to boards in fp32, instead of 365 kB" in foretold["deep"]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wherry.outlook import Outlook
+
 if TYPE_CHECKING:
     from wherry.host import Host
     from wherry.manifest import Manifest
@@ -26,8 +28,10 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         JSON values: ``steps`` (id, kind, title), ``rows`` (variant, target, ``changed``: the
         options that are not the default, and ``unsupported``: operators that the backend does
         not convert in the original model), ``passes`` (what each brings on each of the targets'
-        backends), ``model``, ``candidates``: tags by which targets ask for a device, to the
-        devices that have them all.
+        backends), ``variants`` (name to ``macs``, a share of the model's, and ``sent_bytes`` in
+        fp32, each null where only a run tells, and ``words`` of them, empty where the passes
+        change neither), ``model``, ``candidates``: tags by which targets ask for a device, to
+        the devices that have them all.
     """
     from wherry.execute import prepare
 
@@ -36,6 +40,7 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="wherry-plan-") as folder:
         model, static = _model(prepared.plan.manifest, host, Path(folder))
         rows = _rows(prepared.plan, static, host)
+        variants = _outlooks(prepared.plan.manifest, model, host)
     return {
         "manifest": str(prepared.plan.manifest.path),
         "model": {
@@ -52,6 +57,7 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         "rows": rows,
         "candidates": _candidates(prepared.plan.manifest),
         "passes": _effects(prepared.plan.manifest, host),
+        "variants": variants,
     }
 
 
@@ -64,6 +70,20 @@ def _effects(manifest: Manifest, host: Host) -> dict[str, dict[str, str]]:
         effects = host.passes[name].effects
         usual = effects.get("*", "the pass does not say what it brings")
         found[name] = {backend: effects.get(backend, usual) for backend in backends}
+    return found
+
+
+def _outlooks(manifest: Manifest, model: Model, host: Host) -> dict[str, dict[str, Any]]:
+    """Each variant beside the model, before anything is made."""
+    weights = model.weights
+    found = {}
+    for name, steps in manifest.variants.items():
+        outlook = Outlook()
+        for step in steps:
+            if change := host.passes[step.name].outlook:
+                outlook = change(step.parameters, outlook)
+        sent, words = outlook.sent_bytes(weights), outlook.words(weights)
+        found[name] = {"macs": outlook.macs, "sent_bytes": sent, "words": words}
     return found
 
 
@@ -158,6 +178,9 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
         console.print(escape(f"{word}: the first free of {', '.join(names)}"), soft_wrap=True)
     for backend, problem in _problems(found):
         console.print(escape(f"{backend}: {problem}"), soft_wrap=True)
+    for name, outlook in found["variants"].items():
+        if outlook["words"]:
+            console.print(escape(f"variant {name}: {outlook['words']}"), soft_wrap=True)
     for name, effects in found["passes"].items():
         alike: dict[str, list[str]] = {}
         for backend, effect in effects.items():

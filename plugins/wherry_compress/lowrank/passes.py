@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.outlook import Outlook
 from wherry.passes import Need, Pass, Span
 from wherry_compress.member import Member
 
@@ -86,6 +88,14 @@ def _data(parameters: LowRank) -> frozenset[Need]:
     return frozenset({"calibration"} if parameters.reconstruction == "data" else ())
 
 
+def _chains(parameters: LowRank, before: Outlook) -> Outlook:
+    """A budget is met; what other rules do, and how many weights are left, is told by the run."""
+    macs = None
+    if parameters.macs is not None and before.macs is not None:
+        macs = parameters.macs * before.macs
+    return replace(before, macs=macs, weights=None, zeros=0.0, bits=32.0)
+
+
 def _member(name: str, description: str, parameters: type[LowRank] = LowRank) -> Member:
     return Member(
         Pass(
@@ -95,6 +105,7 @@ def _member(name: str, description: str, parameters: type[LowRank] = LowRank) ->
             needs=frozenset({"seed"}),
             needs_with=_data,
             effects=SPEED,
+            outlook=_chains,
             space=SPACE | ({"scheme": (1, 2)} if parameters is Spatial else {}),
         ),
         f"wherry_compress.lowrank.apply:{name.replace('-', '_')}",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.outlook import Outlook
 from wherry.passes import MeasuredOn, Need, Pass, Span
 from wherry_compress.member import Member
 from wherry_compress.train.passes import Training
@@ -221,6 +223,47 @@ def _measured_on(parameters: _Cut) -> MeasuredOn | None:
     return MeasuredOn(latency.backend, latency.device, latency.precision)
 
 
+def _cut(parameters: _Cut, before: Outlook) -> Outlook:
+    """One of the two is the target, and a run tells the other."""
+
+    def left(share: float | None, had: float | None) -> float | None:
+        if share is None:
+            return None
+        if parameters.relative_to == "original":
+            return share
+        return None if had is None else share * had
+
+    return replace(
+        before,
+        macs=left(parameters.macs, before.macs),
+        weights=left(parameters.params, before.weights),
+    )
+
+
+def _fitted(parameters: _Cut, before: Outlook) -> Outlook:
+    """Cut, and the weights behind computed anew."""
+    return replace(_cut(parameters, before), zeros=0.0, bits=32.0)
+
+
+def _zeros(parameters: PruneWeights | PruneTrained, before: Outlook) -> Outlook:
+    """Those of a pattern or a share; not of some layers, whose part of the network is not known."""
+    share = parameters.sparsity
+    if isinstance(parameters, PruneWeights):
+        if parameters.pattern is not None:
+            kept, of = map(int, parameters.pattern.split(":"))
+            share = 1 - kept / of
+        if parameters.only or parameters.ratios:
+            share = None
+    if share is None or before.zeros is None or parameters.exclude:
+        return replace(before, zeros=None)
+    return replace(before, zeros=max(share, before.zeros))
+
+
+def _zeros_trained(parameters: PruneTrained, before: Outlook) -> Outlook:
+    """Zeros, and other weights than before."""
+    return replace(_zeros(parameters, before), bits=32.0)
+
+
 def _weights_need(parameters: PruneWeights) -> frozenset[Need]:
     measured = parameters.allocation == "sensitivity"
     return frozenset({"calibration"}) if measured else frozenset()
@@ -241,6 +284,7 @@ MEMBERS = (
             needs_with=_filters_need,
             measures=_measured_on,
             effects={"*": _FASTER + "; accuracy has to be brought back by training"},
+            outlook=_cut,
             space={
                 "macs": Span(0.3, 0.9),
                 "criterion": ("l1", "l2", "fpgm", "activation", "taylor"),
@@ -260,6 +304,7 @@ MEMBERS = (
             needs_with=_cut_needs,
             measures=_measured_on,
             effects={"*": _FASTER},
+            outlook=_fitted,
             space={"macs": Span(0.3, 0.9)},
         ),
         "wherry_compress.prune.lasso:apply",
@@ -277,6 +322,7 @@ MEMBERS = (
                 "tflite": "XNNPACK may be faster with many zeros in convolutions of 1x1; otherwise "
                 "no speed, and a smaller download where it is compressed",
             },
+            outlook=_zeros,
             space={
                 "sparsity": Span(0.2, 0.8),
                 "allocation": ("uniform", "global", "sensitivity"),
@@ -297,6 +343,7 @@ MEMBERS = (
                 "tflite": "XNNPACK may be faster with many zeros in convolutions of 1x1; otherwise "
                 "no speed, and a smaller download where it is compressed",
             },
+            outlook=_zeros_trained,
             space={
                 "sparsity": Span(0.3, 0.95),
                 "method": ("gradual", "surgery", "lottery"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.outlook import Outlook
 from wherry.passes import Need, Pass, Span
 from wherry_compress.member import Member
 from wherry_compress.train.passes import Positive, Training
@@ -158,6 +160,26 @@ def _kmeans_needs(parameters: Kmeans) -> frozenset[Need]:
     return _scalar_needs(parameters) | (trained if parameters.train is not None else frozenset())
 
 
+def _values(parameters: Kmeans, before: Outlook) -> Outlook:
+    """Codes of equal length: Huffman's are somewhat shorter. A zero is a value like others."""
+    return replace(before, bits=None if parameters.layers else float(parameters.bits))
+
+
+def _entropy_bits(parameters: Ecsq, before: Outlook) -> Outlook:
+    """As asked for, zeros among the values; what a step or a size makes is told by the run."""
+    known = parameters.bits is not None and not parameters.layers
+    return replace(before, zeros=0.0, bits=parameters.bits if known else None)
+
+
+def _codewords(_parameters: Vectors, before: Outlook) -> Outlook:
+    """How many layers stay as they are is told by the run."""
+    return replace(before, bits=None)
+
+
+def _packed(_parameters: Huffman, before: Outlook) -> Outlook:
+    return replace(before, packed=True)
+
+
 MEMBERS: tuple[Member, ...] = (
     Member(
         Pass(
@@ -167,6 +189,7 @@ MEMBERS: tuple[Member, ...] = (
             needs=_DRAWN,
             needs_with=_kmeans_needs,
             effects=_EFFECTS,
+            outlook=_values,
             space={"bits": (3, 4, 5, 6), "start": ("linear", "density")},
         ),
         "wherry_compress.share.kmeans:apply",
@@ -179,6 +202,7 @@ MEMBERS: tuple[Member, ...] = (
             parameters=Ecsq,
             needs_with=_scalar_needs,
             effects=_EFFECTS,
+            outlook=_entropy_bits,
             space={"step": Span(0.1, 1.5, log=True), "method": ("uniform", "iterative")},
         ),
         "wherry_compress.share.ecsq:apply",
@@ -193,6 +217,7 @@ MEMBERS: tuple[Member, ...] = (
                 needs=_DRAWN,
                 needs_with=_vectors_need,
                 effects=_EFFECTS,
+                outlook=_codewords,
                 space={"bits": (4, 6, 8), "length": (2, 4, 8)},
             ),
             f"wherry_compress.share.vectors:apply_{kind}",
@@ -212,6 +237,7 @@ MEMBERS: tuple[Member, ...] = (
                 "*": "a smaller download where weights are shared or pruned; no speed and no "
                 "memory: the board has the same files"
             },
+            outlook=_packed,
         ),
         "wherry_compress.share.pack:apply",
         normal=False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.outlook import Outlook
 from wherry.passes import Pass, Span
 from wherry_compress.member import Member
 
@@ -135,6 +137,11 @@ class Fit(Training):
     )
 
 
+def _trained(parameters: Fit, before: Outlook) -> Outlook:
+    """Zeros stay where they are told to; weights that shared values part."""
+    return replace(before, zeros=before.zeros if parameters.keep_zeros else 0.0, bits=32.0)
+
+
 MEMBERS = (
     Member(
         Pass(
@@ -166,6 +173,7 @@ MEMBERS = (
             parameters=Fit,
             needs=frozenset({"training", "original", "seed", "torch"}),
             effects={"*": "accuracy that other passes have cost; no change in speed or size"},
+            outlook=_trained,
             space={
                 "learning_rate": Span(1e-4, 1e-2, log=True),
                 "temperature": Span(1.0, 8.0, log=True),
