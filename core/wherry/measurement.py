@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from wherry.errors import StoreError
+from wherry.npy import load_arrays
 
 CONVENTION = 1
 """Of measuring: raised when what is timed, or how a board is brought to it, changes so that the
@@ -140,12 +141,8 @@ class Measurement:
         try:
             values = json.loads((directory / "measurement.json").read_text())
             sensors = tuple(Sensors(**reading) for reading in values.pop("sensors"))
-            # opened here: np.load would leave the file open where it is no archive
-            with (
-                (directory / "samples.npz").open("rb") as stream,
-                np.load(stream, allow_pickle=False) as arrays,
-            ):
-                samples: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            arrays = load_arrays(directory / "samples.npz")
+            samples: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
             others: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in values.items()

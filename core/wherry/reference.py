@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wherry.errors import DataError, ModelError, StoreError
+from wherry.npy import map_array
 
 if TYPE_CHECKING:
     from wherry.dataset import Dataset
@@ -232,11 +233,7 @@ def load_reference(directory: Path) -> Callable[[int], Mapping[str, np.ndarray]]
     try:
         names: Sequence[str] = json.loads((directory / INDEX).read_text())["outputs"]
         arrays = {
-            # of numpy's plain class: its memmap takes ten times as long to give one sample
-            name: np.asarray(
-                np.load(directory / f"{position}.npy", mmap_mode="r", allow_pickle=False)
-            )
-            for position, name in enumerate(names)
+            name: map_array(directory / f"{position}.npy") for position, name in enumerate(names)
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.artifact import Binding, Layer
 from wherry.errors import ModelError, ToolError, UnsupportedError
+from wherry.npy import load_arrays
 from wherry.reference import open_session, random_inputs, run_session
 from wherry_ncnn import names
 
@@ -129,11 +130,11 @@ def _run(
             f"ncnn does not run what pnnx made of {tool[2]}: {error.message}",
             remedy="Use another backend for it, or other operators.",
         ) from error
-    with np.load(context.scratch / "blobs.npz") as found:
-        return {
-            blob: [found[f"{sample}/{index}"] for sample in range(len(samples))]
-            for index, blob in enumerate(wanted)
-        }
+    found = load_arrays(context.scratch / "blobs.npz")
+    return {
+        blob: [found[f"{sample}/{index}"] for sample in range(len(samples))]
+        for index, blob in enumerate(wanted)
+    }
 
 
 def _check(

@@ -18,6 +18,7 @@ from wherry.bundle import ARTIFACT, BUNDLE_VERSION, CPP, LOCK, RUNNER, SAMPLES
 from wherry.bundle.archive import Content
 from wherry.bundle.cpp import header, raw_samples
 from wherry.bundle.runtime import UNKNOWN, Package, Runtime, installed_package
+from wherry.npy import load_array
 from wherry.reports.markdown import escaped
 from wherry.reports.words import one_line
 
@@ -98,7 +99,7 @@ def _raw_samples(material: Material) -> dict[str, bytes]:
     entry, folder = material.samples.entries[0], material.samples.directory
 
     def load(names: Mapping[str, str]) -> dict[str, np.ndarray]:
-        return {name: np.load(folder / file, allow_pickle=False) for name, file in names.items()}
+        return {name: load_array(folder / file) for name, file in names.items()}
 
     outputs = load(entry["outputs"] or entry["reference"])
     specs = {} if material.samples.ready else material.manifest.model.preprocess

@@ -22,6 +22,7 @@ from wherry.bench import Bench, known_name
 from wherry.bundle import ARTIFACT, BUNDLE_VERSION, LOCK, RUNNER, SAMPLES, archive, signing
 from wherry.errors import BundleError, ParityError, StoreError, UsageError
 from wherry.measurement import MeasureSettings
+from wherry.npy import map_array
 from wherry.parity import Parity, check, compare
 from wherry.stats import summarise
 from wherry.target import ParityThreshold, Target
@@ -251,7 +252,7 @@ def _array(opened: _Opened, file: str) -> np.ndarray:
     if name not in opened.files:
         raise BundleError(f"{LOCK} names {name}, which is not there", remedy=_AGAIN)
     try:
-        return np.asarray(np.load(opened.folder / name, mmap_mode="r", allow_pickle=False))
+        return map_array(opened.folder / name)
     except (ValueError, OSError, EOFError, MemoryError) as error:
         raise BundleError(f"{name} is no array of numbers: {error}", remedy=_AGAIN) from error
 

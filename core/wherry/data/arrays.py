@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.dataset import DataContext, Dataset, Sample
 from wherry.errors import DataError
+from wherry.npy import load
 
 LABELS = "labels"
 
@@ -159,10 +160,9 @@ def load_npz(parameters: NpzParameters, context: DataContext) -> Dataset:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.ndarray):
-                return {name: np.asarray(file[name]) for name in file.files}
+        found = load(path)
+        if isinstance(found, dict):
+            return found
         raise DataError(
             "one array (.npy), not a file of arrays (.npz)",
             where=str(path),

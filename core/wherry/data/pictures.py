@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from wherry.artifact import hash_file
 from wherry.data.arrays import as_label, nearest
 from wherry.dataset import DataContext, Dataset, Sample
 from wherry.errors import DataError
+from wherry.npy import load_array
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -210,15 +211,14 @@ def _hash(path: Path) -> str:
 def read_array(path: Path) -> np.ndarray:
     """An array of numbers in a .npy file; raises `DataError`."""
     try:
-        with path.open("rb") as stream:
-            array: Any = np.load(stream, allow_pickle=False)
+        array = load_array(path)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"cannot be read as an array of numbers: {error}",
             where=str(path),
             remedy="Save it again with numpy.save.",
         ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf":
         raise DataError(
             "not an array of numbers", where=str(path), remedy="Save it again with numpy.save."
         )

@@ -64,7 +64,9 @@ def test_one_that_is_killed_while_it_writes(url):
         seen = [child.stdout.readline() for _ in range(3 + attempt)]
         child.send_signal(signal.SIGKILL)
         other.send_signal(signal.SIGKILL)
-        seen += child.communicate()[0].splitlines() + other.communicate()[0].splitlines()
+        for each in (child, other):  # by `read`: communicate() leaves out what readline() has read
+            seen += each.stdout.read().splitlines()
+            each.communicate()
         acknowledged.update(map(int, filter(str.strip, seen)))
     with Records.open(url) as records:
         found = {int(each.run_id.removeprefix("run-")) for each in records.runs()}
