@@ -141,6 +141,8 @@ def main() -> None:
     values = api.run(path, remeasure=True).values
     (folder / f"{path.stem}.json").write_text(json.dumps(values))
     results = values["results"]
+    if failed := [f"{r['name']}: {r['error']}" for r in results if r["status"] != "ok"]:
+        sys.exit("\n".join(failed))
     say("| backend | variant | energy | MACs | ms | MACs, ratio | ms, ratio | SQNR, dB | top-1 |")
     say("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     slow = []
@@ -148,12 +150,10 @@ def main() -> None:
     whole = {
         r["target"]["backend"]: r["latency"]["median_ms"]
         for r in results
-        if r["variant"] == "original" and r["status"] == "ok"
+        if r["variant"] == "original"
     }
     for result in results:
         backend, variant = result["target"]["backend"], result["variant"]
-        if result["status"] != "ok":
-            sys.exit(f"{result['name']}: {result['error']}")
         ms = result["latency"]["median_ms"]
         figures = result["passes"][0] if result["passes"] else {}
         after = figures.get("macs_after", macs)
@@ -161,7 +161,7 @@ def main() -> None:
         top1 = result["metrics"].get("top1")
         say(
             f"| {backend} | {variant} | {figures.get('energy', 1):.4f} "
-            f"| {after / 1e6:.0f} M | {ms:.1f} | {share:.2f} | {ratio:.2f} "
+            f"| {after / 1e6:.3g} M | {ms:.3g} | {share:.2f} | {ratio:.2f} "
             f"| {result['metrics']['sqnr_db']:.1f} | {'' if top1 is None else f'{top1:.4f}'} |"
         )
         if backend == "onnxruntime" and not arguments.trained and ratio > share + SLACK:
