@@ -264,10 +264,15 @@ class Tucker:
         (_, ins), (_, outs) = self._sides(layer)
         into, out = ins[:, :few], outs[:, :many]
         for _ in range(self._TURNS):
-            out = _descending(_gram(np.einsum("oi...,ij->oj...", weights, into), 0))[1][:, :many]
-            into = _descending(_gram(np.einsum("oi...,op->pi...", weights, out), 1))[1][:, :few]
-        core = np.einsum("oi...,ij,op->pj...", weights, into, out)
+            out = _descending(_gram(_along(weights, into, 1), 0))[1][:, :many]
+            into = _descending(_gram(_along(weights, out, 0), 1))[1][:, :few]
+        core = _along(_along(weights, into, 1), out, 0)
         return shaped(layer, self.chain(layer, ranks), [into.T, core, out])
+
+
+def _along(tensor: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
+    """A tensor times a matrix [size, rank] over one axis, which has the rank afterwards."""
+    return np.moveaxis(np.tensordot(tensor, matrix, (axis, 0)), -1, axis)
 
 
 def _gram(tensor: np.ndarray, axis: int) -> np.ndarray:
