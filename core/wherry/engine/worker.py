@@ -34,7 +34,7 @@ _RESPONSE_BYTES = 64 << 20
 _TAIL_BYTES = 8 << 10
 _SHOWN_LINES = 12
 _SHOWN_CHARS = 1500
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class Limits:
         time_s: seconds on the wall clock.
         memory_bytes: resident memory of the tool and all its descendants, looked at every 0.1 s;
             shared pages count once.
-        cores: threads for OpenMP and BLAS; None: as many as the host's process may use.
+        cores: threads for OpenMP and BLAS; None: for OpenMP as many as the host's process may use,
+            for OpenBLAS one.
         log_bytes: output kept in the log; of what comes later its last lines are kept.
         output_bytes: a tool that prints more than this is stopped.
     """
@@ -299,6 +300,9 @@ def _environment(python: Path, scratch: Path, cores: int | None) -> dict[str, st
         "PYTHONHASHSEED": "0",  # the same request gives the same artifact
         "TMPDIR": str(scratch),  # what a killed tool leaves goes with the step
         **dict.fromkeys(_THREADS, threads),
+        # As many steps run at once as there are cores, and OpenBLAS's threads spin for each other:
+        # two tools with two threads each on two cores took 2 to 50 times as long as with one.
+        "OPENBLAS_NUM_THREADS": str(cores or 1),
         # Threads that wait sleep: other steps run beside this one, and threads that spin instead
         # made a training of two threads nine times slower on two busy cores.
         "OMP_WAIT_POLICY": kept.get("OMP_WAIT_POLICY", "PASSIVE"),
