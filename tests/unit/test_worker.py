@@ -127,6 +127,7 @@ def test_the_surroundings_of_a_tool(bench, monkeypatch):
     assert env["WHERRY_TEST_KEPT"] == "yes"
     assert env["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     assert env["OMP_NUM_THREADS"] == env["OPENBLAS_NUM_THREADS"] == "3"
+    assert bench.run("answer(dict(os.environ))")["OPENBLAS_NUM_THREADS"] == "1"
     assert env["TMPDIR"] == got["cwd"] == str(bench.scratch)
     assert not got["stdin"]
     assert got["sid"] != os.getsid(0)
