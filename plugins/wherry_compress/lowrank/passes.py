@@ -74,8 +74,8 @@ SPEED = {
     "*": "fewer multiplications, a smaller file",
     "onnxruntime": "about as much faster as there are fewer multiplications, where a layer has "
     "many channels; a smaller file",
-    "ncnn": "a smaller file; 3x3 convolutions, which ncnn does by Winograd's algorithm, are slower "
-    "at a mild budget, and faster at half the multiplications",
+    "ncnn": "a smaller file; 3x3 convolutions, which ncnn does by Winograd's algorithm, are hardly "
+    "faster or slower at a mild budget, and faster at half the multiplications",
 }
 SPACE: dict[str, Span | tuple[Any, ...]] = {
     "macs": Span(0.3, 0.9),
