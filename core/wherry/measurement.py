@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -157,7 +155,7 @@ class Measurement:
 
 
 _ARRAYS = ("infer_ns", "total_ns")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 def merge(rounds: Sequence[Measurement]) -> Measurement:

@@ -129,23 +129,6 @@ class Model:
             found.setdefault(domain + node.op_type, []).append(node.name)
         return {operator: tuple(names) for operator, names in found.items()}
 
-    @property
-    def weights(self) -> int:
-        """Numbers in the floating-point constants of the file, without those of nested graphs."""
-        import math
-
-        import onnx
-
-        proto = self.proto()
-        tensors = list(proto.graph.initializer)
-        for node in proto.graph.node:
-            if node.op_type == "Constant":
-                tensors += [each.t for each in node.attribute if each.name == "value"]
-        floats = [
-            t for t in tensors if onnx.helper.tensor_dtype_to_np_dtype(t.data_type).kind == "f"
-        ]
-        return sum(math.prod(tensor.dims) for tensor in floats)
-
     def listed(self, most: int = 5) -> str:
         """The first nodes with their operators, for people: ``Conv (node 'c'), ...``."""
         found = [

@@ -86,7 +86,8 @@ class Pass:
             it runs. What the manifest does not have is then refused before anything runs.
         effects: backend (or ``*``) to what the pass brings there, for ``plan``.
         outlook: (its parameters, what there is before it) to what it leaves, as far as these tell,
-            for ``plan``; None: as many weights and multiplications, none of them zero.
+            for ``plan``; None: only a run tells. `wherry.outlook.unchanged` is for passes that
+            change neither multiplications nor weights.
         space: parameter to what a search may try: a `Span`, or the values themselves.
         files: the plugin's files whose content decides what the pass makes; their bytes are part
             of the store's keys; empty: all of the plugin's Python files.

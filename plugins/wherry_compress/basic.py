@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wherry.outlook import rescaled
 from wherry.passes import Pass
 from wherry_compress.member import Member
 
@@ -48,6 +49,7 @@ MEMBERS = (
                 "onnxruntime": "loads faster; ONNX Runtime does most of this itself, so that the "
                 "latency hardly changes",
             },
+            outlook=rescaled,  # by batch norms that are fused
         ),
         "wherry_compress.simplify:apply",
         normal=False,
@@ -59,6 +61,7 @@ MEMBERS = (
             parameters=Equalize,
             needs=frozenset({"calibration"}),
             effects={"*": "in int8 more accurate; in other precisions nothing changes"},
+            outlook=rescaled,
         ),
         "wherry_compress.equalize:apply",
     ),

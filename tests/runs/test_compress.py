@@ -40,8 +40,8 @@ def test_it_plans(wherry_home: Path) -> None:
     assert "Winograd" in brings["lowrank.channel-svd"]["ncnn"]
     foretold = {name: each["words"] for name, each in plan["variants"].items()}
     assert foretold["original"] == ""
-    assert "of the multiplications; how much is sent" in foretold["pruned"]
-    assert "of weights sent to boards in fp32, instead of 365 kB" in foretold["deep"]
+    assert "of the multiplications are asked for; how much is sent" in foretold["pruned"]
+    assert "sent to boards in fp32, instead of 365.1 kB" in foretold["deep"]
 
 
 @pytest.fixture(scope="module")

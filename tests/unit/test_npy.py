@@ -59,6 +59,39 @@ def test_one_array_is_not_taken_for_several_nor_the_other_way(tmp_path):
         map_array(tmp_path / "two.npz")
 
 
+def damaged(path):
+    """Files that are broken in one of their layers."""
+    np.save(path / "whole.npy", np.arange(100))
+    np.savez_compressed(path / "whole.npz", a=np.arange(100))
+    single, several = (path / "whole.npy").read_bytes(), (path / "whole.npz").read_bytes()
+    middle = several.index(b"a.npy") + 60
+    return {
+        "empty": b"",
+        "cut": single[:200],
+        "cut in the header": single[:40],
+        "header": single[:11] + b"{((([[[" + single[18:],
+        "no Python": single[:10] + b"'" + single[11:],
+        "cut archive": several[:-30],
+        "bytes of a member": several[:middle] + bytes(20) + several[middle + 20 :],
+        "text": b"hello",
+    }
+
+
+@pytest.mark.parametrize("read", [load, load_array, load_arrays, map_array])
+def test_damage_is_a_value_error(read, tmp_path):
+    for name, content in damaged(tmp_path).items():
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(ValueError, match=r"."):  # and no other error
+            read(tmp_path / "file")
+            pytest.fail(name)
+
+
+def test_a_damaged_archive_is_first_of_all_no_array(tmp_path):
+    (tmp_path / "file").write_bytes(damaged(tmp_path)["bytes of a member"])
+    with pytest.raises(ValueError, match="not one array"):
+        load_array(tmp_path / "file")
+
+
 def test_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):

@@ -253,7 +253,7 @@ def _array(opened: _Opened, file: str) -> np.ndarray:
         raise BundleError(f"{LOCK} names {name}, which is not there", remedy=_AGAIN)
     try:
         return map_array(opened.folder / name)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         raise BundleError(f"{name} is no array of numbers: {error}", remedy=_AGAIN) from error
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wherry.outlook import Outlook
+from wherry.outlook import UNKNOWN, Contents, Outlook
 
 if TYPE_CHECKING:
     from wherry.host import Host
     from wherry.manifest import Manifest
     from wherry.model import Model
+    from wherry.passes import Pass, PassStep
     from wherry.plan import Plan
 
 
@@ -28,10 +30,10 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         JSON values: ``steps`` (id, kind, title), ``rows`` (variant, target, ``changed``: the
         options that are not the default, and ``unsupported``: operators that the backend does
         not convert in the original model), ``passes`` (what each brings on each of the targets'
-        backends), ``variants`` (name to ``macs``, a share of the model's, and ``sent_bytes`` in
-        fp32, each null where only a run tells, and ``words`` of them, empty where the passes
-        change neither), ``model``, ``candidates``: tags by which targets ask for a device, to
-        the devices that have them all.
+        backends), ``variants`` (name to ``macs``, a share of the model's, and
+        ``sent_bytes_fp32``, each null where only a run tells, and ``words`` of them, empty where
+        the passes change neither), ``model``, ``candidates``: tags by which targets ask for a
+        device, to the devices that have them all.
     """
     from wherry.execute import prepare
 
@@ -75,16 +77,34 @@ def _effects(manifest: Manifest, host: Host) -> dict[str, dict[str, str]]:
 
 def _outlooks(manifest: Manifest, model: Model, host: Host) -> dict[str, dict[str, Any]]:
     """Each variant beside the model, before anything is made."""
-    weights = model.weights
+    contents = Contents.of(model.proto())
+    fp32 = any(target.precision == "fp32" for target in manifest.targets)
     found = {}
     for name, steps in manifest.variants.items():
-        outlook = Outlook()
+        outlook, problems = Outlook(), []
         for step in steps:
-            if change := host.passes[step.name].outlook:
-                outlook = change(step.parameters, outlook)
-        sent, words = outlook.sent_bytes(weights), outlook.words(weights)
-        found[name] = {"macs": outlook.macs, "sent_bytes": sent, "words": words}
+            try:
+                outlook = _after(host.passes[step.name], step, outlook)
+            except Exception as error:  # noqa: BLE001 -- a plugin's; a run goes on without it
+                outlook = UNKNOWN
+                told = f"{type(error).__name__}: {error}"
+                problems.append(f"a bug of the plugin of {step.name}, report it: {told}")
+        found[name] = {
+            "macs": outlook.macs,
+            "sent_bytes_fp32": outlook.sent_bytes(contents),
+            "words": "; ".join(filter(None, [*problems, outlook.words(contents, fp32=fp32)])),
+        }
     return found
+
+
+def _after(descriptor: Pass, step: PassStep, before: Outlook) -> Outlook:
+    """What a pass leaves, as far as it says."""
+    if descriptor.outlook is None:
+        return replace(UNKNOWN, packed=before.packed)
+    after: Any = descriptor.outlook(step.parameters, before)
+    if not isinstance(after, Outlook):
+        raise TypeError(f"Pass.outlook gave {type(after).__name__}, and not an Outlook")
+    return after
 
 
 def _candidates(manifest: Manifest) -> dict[str, list[str]]:

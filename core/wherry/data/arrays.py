@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -172,7 +170,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise DataError(
             "there is no such file", where=str(path), remedy="Correct the data's path."
         ) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read as arrays of numbers: {error}",
             where=str(path),

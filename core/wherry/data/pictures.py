@@ -212,7 +212,7 @@ def read_array(path: Path) -> np.ndarray:
     """An array of numbers in a .npy file; raises `DataError`."""
     try:
         array = load_array(path)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read as an array of numbers: {error}",
             where=str(path),

@@ -46,7 +46,7 @@ class Limits:
         memory_bytes: resident memory of the tool and all its descendants, looked at every 0.1 s;
             shared pages count once.
         cores: threads for OpenMP and BLAS; None: for OpenMP as many as the host's process may use,
-            for OpenBLAS one.
+            for OpenBLAS one, or what the host's environment says.
         log_bytes: output kept in the log; of what comes later its last lines are kept.
         output_bytes: a tool that prints more than this is stopped.
     """
@@ -302,7 +302,7 @@ def _environment(python: Path, scratch: Path, cores: int | None) -> dict[str, st
         **dict.fromkeys(_THREADS, threads),
         # As many steps run at once as there are cores, and OpenBLAS's threads spin for each other:
         # two tools with two threads each on two cores took 2 to 50 times as long as with one.
-        "OPENBLAS_NUM_THREADS": str(cores or 1),
+        "OPENBLAS_NUM_THREADS": str(cores or kept.get("OPENBLAS_NUM_THREADS", 1)),
         # Threads that wait sleep: other steps run beside this one, and threads that spin instead
         # made a training of two threads nine times slower on two busy cores.
         "OMP_WAIT_POLICY": kept.get("OMP_WAIT_POLICY", "PASSIVE"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.engine.worker import run_tool
 from wherry.errors import PluginError, WherryError
+from wherry.npy import SYNTAX_TREES
 from wherry.requirements import Requirements
 from wherry.stages.keys import NOTES, normalise_code, own_lock
 from wherry.store import Key, explained, is_full
@@ -197,7 +198,7 @@ def failure(error: BaseException, services: Services, step: str) -> WherryError:
         return explained(error, services.home)
     try:
         log = log_path(services, step)
-        with log.open("a", encoding="utf-8") as stream:
+        with SYNTAX_TREES, log.open("a", encoding="utf-8") as stream:
             traceback.print_exception(error, file=stream)
         kept = f"The traceback is in {log}"
     except OSError as problem:

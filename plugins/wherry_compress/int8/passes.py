@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from wherry.outlook import WHOLE, Outlook
 from wherry.passes import Pass
 from wherry_compress.member import Member
 
@@ -25,6 +28,15 @@ class AdaRound(BaseModel):
     iterations: int = Field(default=500, ge=10, description="steps of gradient descent a layer")
 
 
+def _corrected(_parameters: BiasCorrection, before: Outlook) -> Outlook:
+    return replace(before, vector_bits=WHOLE)
+
+
+def _rounded(_parameters: AdaRound, before: Outlook) -> Outlook:
+    """Each channel has a grid of its own: how many values there are is told by the run."""
+    return replace(before, bits=None)
+
+
 MEMBERS: tuple[Member, ...] = (
     Member(
         Pass(
@@ -33,6 +45,7 @@ MEMBERS: tuple[Member, ...] = (
             parameters=BiasCorrection,
             needs=frozenset({"calibration"}),
             effects={"*": "in int8 hardly anything: wherry's rounding leaves no shift to correct"},
+            outlook=_corrected,
         ),
         "wherry_compress.int8.bias:apply",
         also=("wherry.quantize",),
@@ -47,6 +60,7 @@ MEMBERS: tuple[Member, ...] = (
                 "*": "in int8 more accurate, most where activations stay in float; other "
                 "precisions get weights of 8 bits"
             },
+            outlook=_rounded,
         ),
         "wherry_compress.int8.adaround:apply",
         also=("wherry.quantize",),

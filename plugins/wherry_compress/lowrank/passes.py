@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wherry.outlook import Outlook
+from wherry.outlook import WHOLE, Outlook
 from wherry.passes import Need, Pass, Span
 from wherry_compress.member import Member
 
@@ -89,11 +89,11 @@ def _data(parameters: LowRank) -> frozenset[Need]:
 
 
 def _chains(parameters: LowRank, before: Outlook) -> Outlook:
-    """A budget is met; what other rules do, and how many weights are left, is told by the run."""
+    """A budget is asked for; what other rules do, and the weights, are told by the run."""
     macs = None
     if parameters.macs is not None and before.macs is not None:
         macs = parameters.macs * before.macs
-    return replace(before, macs=macs, weights=None, zeros=0.0, bits=32.0)
+    return replace(before, macs=macs, weights=None, zeros=0.0, bits=WHOLE, vector_bits=WHOLE)
 
 
 def _member(name: str, description: str, parameters: type[LowRank] = LowRank) -> Member:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wherry.outlook import Outlook
+from wherry.outlook import WHOLE, Outlook
 from wherry.passes import MeasuredOn, Need, Pass, Span
 from wherry_compress.member import Member
 from wherry_compress.train.passes import Training
@@ -235,6 +235,7 @@ def _cut(parameters: _Cut, before: Outlook) -> Outlook:
 
     return replace(
         before,
+        vector_bits=WHOLE,  # what was cut is added to biases
         macs=left(parameters.macs, before.macs),
         weights=left(parameters.params, before.weights),
     )
@@ -242,26 +243,22 @@ def _cut(parameters: _Cut, before: Outlook) -> Outlook:
 
 def _fitted(parameters: _Cut, before: Outlook) -> Outlook:
     """Cut, and the weights behind computed anew."""
-    return replace(_cut(parameters, before), zeros=0.0, bits=32.0)
+    return replace(_cut(parameters, before), zeros=0.0, bits=WHOLE)
 
 
 def _zeros(parameters: PruneWeights | PruneTrained, before: Outlook) -> Outlook:
-    """Those of a pattern or a share; not of some layers, whose part of the network is not known."""
-    share = parameters.sparsity
+    """Those of a share of all; which layers a pattern or a name means is told by the run."""
+    share, some = parameters.sparsity, bool(parameters.exclude)
     if isinstance(parameters, PruneWeights):
-        if parameters.pattern is not None:
-            kept, of = map(int, parameters.pattern.split(":"))
-            share = 1 - kept / of
-        if parameters.only or parameters.ratios:
-            share = None
-    if share is None or before.zeros is None or parameters.exclude:
+        some |= bool(parameters.only or parameters.ratios)
+    if share is None or before.zeros is None or some:
         return replace(before, zeros=None)
     return replace(before, zeros=max(share, before.zeros))
 
 
 def _zeros_trained(parameters: PruneTrained, before: Outlook) -> Outlook:
     """Zeros, and other weights than before."""
-    return replace(_zeros(parameters, before), bits=32.0)
+    return replace(_zeros(parameters, before), bits=WHOLE, vector_bits=WHOLE)
 
 
 def _weights_need(parameters: PruneWeights) -> frozenset[Need]:

@@ -162,18 +162,26 @@ def _kmeans_needs(parameters: Kmeans) -> frozenset[Need]:
 
 def _values(parameters: Kmeans, before: Outlook) -> Outlook:
     """Codes of equal length: Huffman's are somewhat shorter. A zero is a value like others."""
-    return replace(before, bits=None if parameters.layers else float(parameters.bits))
+    bits = None
+    if not parameters.layers and before.bits is not None:
+        bits = min(float(parameters.bits), before.bits)
+    return replace(before, bits=bits, vector_bits=_vector_bits(parameters, before))
 
 
 def _entropy_bits(parameters: Ecsq, before: Outlook) -> Outlook:
     """As asked for, zeros among the values; what a step or a size makes is told by the run."""
     known = parameters.bits is not None and not parameters.layers
-    return replace(before, zeros=0.0, bits=parameters.bits if known else None)
+    bits = parameters.bits if known else None
+    return replace(before, zeros=0.0, bits=bits, vector_bits=_vector_bits(parameters, before))
 
 
-def _codewords(_parameters: Vectors, before: Outlook) -> Outlook:
+def _codewords(parameters: Vectors, before: Outlook) -> Outlook:
     """How many layers stay as they are is told by the run."""
-    return replace(before, bits=None)
+    return replace(before, bits=None, vector_bits=_vector_bits(parameters, before))
+
+
+def _vector_bits(parameters: _Shared, before: Outlook) -> float | None:
+    return float(parameters.biases) if parameters.biases else before.vector_bits
 
 
 def _packed(_parameters: Huffman, before: Outlook) -> Outlook:

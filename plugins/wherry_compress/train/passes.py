@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wherry.outlook import Outlook
+from wherry.outlook import WHOLE, Outlook, rescaled
 from wherry.passes import Pass, Span
 from wherry_compress.member import Member
 
@@ -139,7 +139,8 @@ class Fit(Training):
 
 def _trained(parameters: Fit, before: Outlook) -> Outlook:
     """Zeros stay where they are told to; weights that shared values part."""
-    return replace(before, zeros=before.zeros if parameters.keep_zeros else 0.0, bits=32.0)
+    zeros = before.zeros if parameters.keep_zeros else 0.0
+    return replace(before, zeros=zeros, bits=WHOLE, vector_bits=WHOLE)
 
 
 MEMBERS = (
@@ -151,6 +152,7 @@ MEMBERS = (
             parameters=Restore,
             needs=frozenset({"calibration"}),
             effects={"*": "nothing by itself: converters fold them again; fit gets further"},
+            outlook=rescaled,
         ),
         "wherry_compress.train.batch_norms:restore",
         batch_norms=True,
@@ -162,6 +164,7 @@ MEMBERS = (
             parameters=Reestimate,
             needs=frozenset({"calibration"}),
             effects={"*": "accuracy after pruning; no change in speed or size"},
+            outlook=rescaled,
         ),
         "wherry_compress.train.batch_norms:reestimate",
         batch_norms=True,
