@@ -22,7 +22,7 @@ RUN_SHARE, LEAST_SHIFT = 1.75, 0.005
 """What whole runs are taken to differ by beyond their rounds, as a standard deviation: so many
 times what the rounds of a run differ by, and at least so much (relative). No run can tell its own
 shift; but noise of machines is not white, and one whose rounds scatter has runs that do. Both
-figures are from runs on a busy machine, see ``docs/compare.md``."""
+figures are from runs on a virtual machine, see ``docs/compare.md``."""
 
 LEAST_PAIRS = 7
 """From so many rounds on those that took turns are compared in pairs. With five no signs of the
