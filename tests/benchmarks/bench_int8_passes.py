@@ -5,8 +5,8 @@
 Without FOLDER: the quickstart's network on digits that it never saw, MNIST's and bolder ones,
 calibrated with 200. With FOLDER, which ``export_models.py`` wrote: MobileNetV2 with ImageNet
 weights, calibrated on pictures of things and judged on pictures of animals. Each backend's own
-artifact runs on this machine; nothing is timed. It ends with status 1 where ``int8.adaround`` has an
-SQNR that is lower by more than 0.2 dB than the same without it, on any backend.
+artifact runs on this machine; nothing is timed. It ends with status 1 where ``int8.adaround`` has
+an SQNR that is lower by more than 0.2 dB than the same without it, on any backend.
 """
 
 from __future__ import annotations
