@@ -193,8 +193,12 @@ def _chosen(
         reached = 1 - saved(work.layers, chosen) / whole
         if reached > asked["macs"]:
             warnings.append(
-                f"macs: {asked['macs']:g} was asked, and {reached:.2f} is the least that these "
-                "layers reach" + (" where only what is faster is replaced" if only else "")
+                f"macs: {asked['macs']:g} was asked, and {reached:.3g} is the least that "
+                + (
+                    "was found where only what is faster is replaced"
+                    if only
+                    else "these layers reach"
+                )
             )
     else:
         level = asked["energy"] or _ENERGY

@@ -9,7 +9,8 @@ from wherry_compress.lowrank.factors import Choice
 from wherry_compress.lowrank.layers import Layer, chain_macs
 
 Table = dict[str, list[Choice]]
-"""Layer to what it could become, ascending in energy; none has more multiplications than it."""
+"""Layer to what it could become, ascending in energy and in multiplications; none has more of
+these than it."""
 
 Faster = Callable[[Layer, Choice], bool]
 
@@ -60,17 +61,55 @@ def by_budget(
 def within_budget(
     table: Table, layers: Mapping[str, Layer], whole: int, budget: float, faster: Faster
 ) -> tuple[float, dict[str, Choice]]:
-    """As `by_budget`, of choices that are faster: those that are not leave the table."""
-    left = {name: list(choices) for name, choices in table.items()}
+    """As `by_budget`, of the table without the choices that are not faster.
+
+    A choice leaves the table if it is slow, or if the first of its group is: that has hardly less
+    to do, and a timing is saved. Neither depends on the budget. So, with the same times, a tighter
+    budget never gives a larger network, and where it cannot be met each layer has the cheapest
+    choice that the table would have.
+
+    Only what is chosen on the way is timed. A level at which the network is too large stays so when
+    choices leave, so the first level at which all are faster is the highest.
+
+    Args:
+        table: see `Table`.
+        layers: by name.
+        whole: multiplications of the network.
+        budget: share of them.
+        faster: has to give the same answer when it is asked again. Of a group whose first is slow
+            no other is asked, so that few are where all are slow.
+
+    Returns:
+        The level, and the choices there; each is faster.
+    """
+    groups = {name: _groups(layers[name], choices) for name, choices in table.items()}
+    left = dict(table)
     while True:
         level, chosen = by_budget(left, layers, whole, budget)
-        slow = {name for name, choice in chosen.items() if not faster(layers[name], choice)}
+        slow = {}
+        for name, choice in chosen.items():
+            group = next(each for each in groups[name] if choice in each)
+            if not faster(layers[name], group[0]):
+                slow[name] = group
+            elif not faster(layers[name], choice):
+                slow[name] = [choice]
         if not slow:
             return level, chosen
-        for name in slow:
-            # one with hardly less to do would not be faster either
-            bound = 0.8 * chain_macs(layers[name], chosen[name].chain)
-            left[name] = [c for c in left[name] if chain_macs(layers[name], c.chain) < bound]
+        for name, those in slow.items():
+            left[name] = [choice for choice in left[name] if choice not in those]
+
+
+def _groups(layer: Layer, choices: Sequence[Choice]) -> list[list[Choice]]:
+    """Neighbours: each group's first is its cheapest, and has over 0.8 of any other's work."""
+    groups: list[list[Choice]] = []
+    least = 0.0
+    for choice in choices:
+        macs = chain_macs(layer, choice.chain)
+        if not groups or least <= 0.8 * macs:
+            groups.append([])
+            least = macs
+        groups[-1].append(choice)
+    return groups
 
 
 def as_listed(
