@@ -141,13 +141,13 @@ def untrained(backends: list[str]) -> list[str]:
     ]
 
 
-def trained(backends: list[str], training: Path, epochs: int) -> list[str]:
+def trained(backends: list[str], training: Path, epochs: int, round_to: int) -> list[str]:
     """The third part: claims that do not hold."""
     drops = {0.5: 0.005, 0.4: 0.01}
     variants = {
         f"{criterion}-{macs}": [
             "bn.restore",
-            {"prune.filters": {"macs": macs, "criterion": criterion}},
+            {"prune.filters": {"macs": macs, "criterion": criterion, "round_to": round_to}},
             "bn.reestimate",
             {"fit": {"epochs": epochs}},
         ]
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6))
     parser.add_argument("--package", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--round-to", type=int, default=8, help="widths, where it is trained")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--backend", nargs="+", default=["onnxruntime", "ncnn"])
     arguments = parser.parse_args()
@@ -183,7 +184,8 @@ def main() -> None:
         if missing:
             say(f"not trained: there is no pass {', '.join(missing)}")
         else:
-            failed += trained(arguments.backend, arguments.package, arguments.epochs)
+            epochs, round_to = arguments.epochs, arguments.round_to
+            failed += trained(arguments.backend, arguments.package, epochs, round_to)
     sys.exit("does not hold: " + "; ".join(failed) if failed else 0)
 
 
