@@ -42,9 +42,10 @@ class Contents:
         for tensor in tensors:
             if tensor.data_type == tensor.FLOAT:
                 size = math.prod(tensor.dims)
-                kernels, vectors = (
-                    (kernels + size, vectors) if len(tensor.dims) > 1 else (kernels, vectors + size)
-                )
+                if len(tensor.dims) > 1:
+                    kernels += size
+                else:
+                    vectors += size
                 tensor.ClearField("raw_data")
                 tensor.ClearField("float_data")
         return cls(kernels, vectors, len(zlib.compress(proto.SerializeToString())))

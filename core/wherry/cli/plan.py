@@ -86,7 +86,7 @@ def _outlooks(manifest: Manifest, model: Model, host: Host) -> dict[str, dict[st
             try:
                 outlook = _after(host.passes[step.name], step, outlook)
             except Exception as error:  # noqa: BLE001 -- a plugin's; a run goes on without it
-                outlook = UNKNOWN
+                outlook = replace(UNKNOWN, packed=outlook.packed)
                 told = f"{type(error).__name__}: {error}"
                 problems.append(f"a bug of the plugin of {step.name}, report it: {told}")
         found[name] = {

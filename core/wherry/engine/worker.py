@@ -301,7 +301,7 @@ def _environment(python: Path, scratch: Path, cores: int | None) -> dict[str, st
         "TMPDIR": str(scratch),  # what a killed tool leaves goes with the step
         **dict.fromkeys(_THREADS, threads),
         # As many steps run at once as there are cores, and OpenBLAS's threads spin for each other:
-        # two tools with two threads each on two cores took 2 to 50 times as long as with one.
+        # two tools with two threads each on two cores took 2 to 6 times as long as with one.
         "OPENBLAS_NUM_THREADS": str(cores or kept.get("OPENBLAS_NUM_THREADS", 1)),
         # Threads that wait sleep: other steps run beside this one, and threads that spin instead
         # made a training of two threads nine times slower on two busy cores.
