@@ -23,6 +23,7 @@ _inprocess, _proxy, _workstation = (
     load(_SSH / f"{name}.py") for name in ("inprocess", "proxy", "workstation")
 )
 _FREE_S = 20.0
+_HELD_S = 60.0
 
 
 class Wired:
@@ -159,12 +160,23 @@ class When:
         text: how what it tells begins.
         action: is called ``after_s`` seconds later; at 0, before the step goes on.
         nth: from 1.
+        hold: the board whose runner, of the mood ``late held``, is in an inference by then and
+            stays there, however busy this machine is: that is waited for instead of ``after_s``.
     """
 
-    def __init__(self, device: str, text: str, action, *, nth: int = 1, after_s: float = 0.0):
+    def __init__(
+        self,
+        device: str,
+        text: str,
+        action,
+        *,
+        nth: int = 1,
+        after_s: float = 0.0,
+        hold: Wired | None = None,
+    ):
         self._device, self._text, self._action = device, text, action
-        self._left, self._after_s = nth, after_s
-        self._timer: threading.Timer | None = None
+        self._left, self._after_s, self._hold = nth, after_s, hold
+        self._thread: threading.Thread | None = None
 
     def __call__(self, event) -> None:
         """Take an event of a run."""
@@ -172,14 +184,25 @@ class When:
             return
         if event.text.startswith(self._text):
             self._left -= 1
-            if self._left == 0 and self._after_s:
-                self._timer = threading.Timer(self._after_s, self._action)
-                self._timer.start()
+            if self._left == 0 and self._hold is not None:
+                (self._hold.board.home / "hold").touch()
+                self._thread = threading.Thread(target=self._once_held)
+                self._thread.start()
+            elif self._left == 0 and self._after_s:
+                self._thread = threading.Timer(self._after_s, self._action)
+                self._thread.start()
             elif self._left == 0:
                 self._action()
 
+    def _once_held(self) -> None:
+        deadline = time.monotonic() + _HELD_S
+        while (self._hold.board.home / "hold").exists():
+            assert time.monotonic() < deadline, "no runner was held"
+            time.sleep(0.01)
+        self._action()
+
     def join(self) -> bool:
         """Wait until it is done; whether it was."""
-        if self._timer is not None:
-            self._timer.join()
+        if self._thread is not None:
+            self._thread.join()
         return self._left <= 0

@@ -94,6 +94,10 @@ class Proxy:
 
         self._ask(note)
 
+    def cut_no_more(self) -> None:
+        """Take back a `cut_after` that has not come yet."""
+        self._ask(self._cut_at.clear)
+
     def freeze(self) -> None:
         """Forward nothing, close nothing: a cable that was pulled."""
         self._ask(self._freeze)
@@ -136,7 +140,8 @@ class Proxy:
                 done.set()
             if not self._frozen:
                 for pair in tuple(self._pairs):
-                    self._forward(pair)
+                    if pair in self._pairs:  # a cut of one drops all
+                        self._forward(pair)
 
     def _pause(self) -> float | None:
         """How long nothing is due."""

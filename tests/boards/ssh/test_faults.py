@@ -219,7 +219,7 @@ def test_a_fault_at_any_moment(seed, far, link, board, hosted, agents, free, tmp
     else:
         assert given == list(range(count))
     timer.join()
-    link._cut_at.clear()  # a fault that came too late
+    link.cut_no_more()  # a fault that came too late
     link.thaw()
     blob = board.home / ".wherry/store/blobs" / digest
     assert not blob.exists() or hash_file(blob) == digest

@@ -73,6 +73,15 @@ def hang(_outputs: dict[str, Any]) -> None:
     time.sleep(3600)
 
 
+def held(_outputs: dict[str, Any]) -> None:
+    """Wait for the end in one inference: the one that takes the file ``hold`` of the home."""
+    try:
+        (Path.home() / "hold").unlink()
+    except FileNotFoundError:
+        return
+    time.sleep(3600)
+
+
 def slow(_outputs: dict[str, Any]) -> None:
     time.sleep(0.001)
 
@@ -98,6 +107,7 @@ MOODS = {
     "segfault at load": lambda outputs: None,
     "segfault": segfault,
     "hang": hang,
+    "held": held,
     "slow": slow,
     "raises": raises,
     "nan": nan,
