@@ -13,6 +13,20 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("wherry", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("wherry")
 
+_FIRST_STATES: dict[int, object] = {}
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers(request: pytest.FixtureRequest) -> None:
+    """A file's generators begin anew for each test: it draws the same whichever ran before it."""
+    import numpy as np
+
+    for value in vars(request.module).values():
+        if isinstance(value, np.random.Generator):
+            state = value.bit_generator
+            first = _FIRST_STATES.setdefault(id(value), state.state)
+            state.state = first
+
 
 @pytest.fixture(scope="session")
 def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -132,7 +132,7 @@ def test_data_brings_the_results_nearer_than_filters(run, function, kind, more):
     first = run(proto, function, kind=kind, ranks={"*": 2}, **more)
     again = run(proto, function, seen, kind=kind, ranks={"*": 2}, reconstruction="data", **more)
     assert first.figures["macs_after"] == again.figures["macs_after"] < first.figures["macs_before"]
-    assert lost(proto, again.model, others) < 0.8 * lost(proto, first.model, others)
+    assert lost(proto, again.model, others) < 0.9 * lost(proto, first.model, others)
 
 
 def test_a_budget_is_met_and_the_level_said(run):
