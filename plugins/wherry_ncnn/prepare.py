@@ -25,6 +25,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     _cast_inputs_outside(model.graph)
     weights = _weights(model.graph)
     _double_single_axes(model.graph, weights)
+    _give_gemms_a_bias(model.graph)
     model.ir_version = min(model.ir_version, NEWEST_IR)
     return model
 
@@ -77,19 +78,34 @@ def _double_single_axes(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray
     pnnx takes a tensor of one element for a number, and writes a reduction over no axis at all
     (ReduceMean from opset 18, ReduceSum from 13). Reducing over an axis twice is the same.
     """
+    import numpy as np
+
     for node in graph.node:
         if not node.op_type.startswith("Reduce") or len(node.input) < 2:
             continue
         axes = weights.get(node.input[1])
         if axes is not None and axes.size == 1:
-            node.input[1] = _add(graph, node, [int(axes.flat[0])] * 2)
+            node.input[1] = _add(graph, node, np.array([axes.flat[0]] * 2, np.int64))
 
 
-def _add(graph: onnx.GraphProto, node: onnx.NodeProto, values: list[int]) -> str:
-    """A new weight for ``node``; its name is one that no file has."""
+def _give_gemms_a_bias(graph: onnx.GraphProto) -> None:
+    """Zeros, where a Gemm has none: pnnx takes its weights for transposed ones there."""
     import numpy as np
+
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Gemm" or node.input[1] not in shapes or any(node.input[2:]):
+            continue
+        transposed = any(about.name == "transB" and about.i for about in node.attribute)
+        width = shapes[node.input[1]][0 if transposed else 1]
+        bias = _add(graph, node, np.zeros(width, np.float32))
+        node.input[:] = [*node.input[:2], bias]
+
+
+def _add(graph: onnx.GraphProto, node: onnx.NodeProto, values: np.ndarray) -> str:
+    """A new weight for ``node``; its name is one that no file has."""
     from onnx import numpy_helper
 
     name = f"wherry:{node.name or node.output[0]}"
-    graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    graph.initializer.append(numpy_helper.from_array(values, name))
     return name
