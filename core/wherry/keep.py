@@ -7,7 +7,7 @@ exactly is never taken for a pattern.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,9 @@ from wherry.errors import ModelError
 
 if TYPE_CHECKING:
     from wherry.model import Model
+
+
+_SHOWN = 5  # names in an error
 
 
 class Operator(BaseModel):
@@ -61,7 +64,11 @@ def kept_nodes(model: Model, keep: Iterable[Keep]) -> frozenset[str]:
     return frozenset(kept)
 
 
-def _no_node(entry: Keep, operators: Iterable[str], names: Iterable[str]) -> ModelError:
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if names[_SHOWN:] else "")
+
+
+def _no_node(entry: Keep, operators: Iterable[str], names: Sequence[str]) -> ModelError:
     from wherry.data.arrays import nearest
 
     if isinstance(entry, Operator):
@@ -72,7 +79,7 @@ def _no_node(entry: Keep, operators: Iterable[str], names: Iterable[str]) -> Mod
     else:
         what, remedy = (
             f"node {entry!r}",
-            nearest(entry, names, "`wherry debug layers` lists the nodes by name."),
+            nearest(entry, names, f"It has {_some(names)}."),
         )
     return ModelError(
         f"keep_fp32 names the {what}, and the model has none like that", remedy=remedy

@@ -117,7 +117,7 @@ def _candidates(manifest: Manifest) -> dict[str, list[str]]:
 def _model(manifest: Manifest, host: Host, folder: Path) -> tuple[Model, Model]:
     """The model as it is and with static shapes, checked as the run's first step would."""
     from wherry.model import Model
-    from wherry.stages.prepare import check_names, static_model
+    from wherry.stages.prepare import check_kept, check_names, static_model
 
     section = manifest.model
     path = section.path
@@ -127,11 +127,12 @@ def _model(manifest: Manifest, host: Host, folder: Path) -> tuple[Model, Model]:
         host.models[section.zoo].build(section.zoo_parameters, path)
     model = Model.load(path)
     check_names(model, manifest)
-    return model, static_model(model, manifest, folder)
+    static = static_model(model, manifest, folder)
+    check_kept(static, manifest)
+    return model, static
 
 
 def _rows(plan: Plan, model: Model, host: Host) -> list[dict[str, Any]]:
-    from wherry.keep import kept_nodes
     from wherry.target import split_options
 
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -140,10 +141,6 @@ def _rows(plan: Plan, model: Model, host: Host) -> list[dict[str, Any]]:
         target = row.target
         options = target.options.model_dump(mode="json")
         key = (target.backend, target.precision, repr(split_options(target.options)[0]))
-        if not plan.manifest.variants[
-            row.variant
-        ]:  # what a pass makes of the nodes is not known yet
-            kept_nodes(model, target.options.keep_fp32)
         if key not in found:
             found[key] = [
                 {"op_type": u.op_type, "count": u.count, "node": u.node, "remedy": u.remedy}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from wherry.data.arrays import nearest
 from wherry.data.views import Preprocessed, Sliced, check_dataset
 from wherry.errors import DataError, ModelError
+from wherry.keep import kept_nodes
+from wherry.manifest.expand import option_place
 from wherry.model import Model
 from wherry.plan import EVALUATION
 from wherry.stages.context import HostContext, StageResult, take_or_build
@@ -50,7 +52,9 @@ def run_model(step: Step, inputs: Mapping[str, Any], services: Services) -> Stag
         name_model(context, static_model(source, services.manifest, context.output))
 
     entry, cached, warnings = take_or_build(services, step.id, key, build)
-    return StageResult(named_model(entry), cached, warnings)
+    model = named_model(entry)
+    check_kept(model, services.manifest)
+    return StageResult(model, cached, warnings)
 
 
 def check_names(model: Model, manifest: Manifest) -> None:
@@ -75,6 +79,21 @@ def check_names(model: Model, manifest: Manifest) -> None:
                 where=manifest.location(*place),
                 remedy=nearest(name, names, "Correct the name."),
             )
+
+
+def check_kept(model: Model, manifest: Manifest) -> None:
+    """Raise `ModelError` for a ``keep_fp32:`` that means no node of the model (`static_model`).
+
+    Only where the model is converted as it is: which nodes passes leave is known after them.
+    """
+    for (variant, target), entry in zip(manifest.rows, manifest.origins, strict=True):
+        if manifest.variants[variant]:
+            continue
+        try:
+            kept_nodes(model, target.options.keep_fp32)
+        except ModelError as error:
+            place = option_place(manifest.root, entry, target.backend, "keep_fp32")
+            raise error.within(str(place)) from error
 
 
 def static_model(model: Model, manifest: Manifest, directory: Path) -> Model:
