@@ -44,6 +44,21 @@ def convert_option(
     return Field(default=default, description=description, json_schema_extra=extra, **constraints)
 
 
+def run_option(
+    default: Any, *, description: str, precisions: Iterable[str], **constraints: Any
+) -> Any:
+    """A field that changes only how an artifact is run, and that of some precisions alone.
+
+    Args:
+        default: see `convert_option`, as for the others.
+        description: likewise.
+        precisions: likewise; what means something for all is a plain ``Field``.
+        constraints: likewise.
+    """
+    extra: dict[str, Any] = {"precisions": sorted(precisions)}
+    return Field(default=default, description=description, json_schema_extra=extra, **constraints)
+
+
 class RuntimeOptions(BaseModel):
     """Options of a backend; each backend derives its own from this.
 
@@ -78,15 +93,17 @@ class RuntimeOptions(BaseModel):
         return self.model_copy(update=reset)
 
 
-def of_some_precisions(options: type[RuntimeOptions]) -> frozenset[str]:
-    """The names of the options that do not mean something for every precision."""
-    return frozenset(
-        name for name, info in options.model_fields.items() if "precisions" in _extra(info)
-    )
+def of_some_precisions(options: type[RuntimeOptions]) -> dict[str, list[str]]:
+    """The options that do not mean something for every precision, and for which they do."""
+    return {
+        name: _extra(info)["precisions"]
+        for name, info in options.model_fields.items()
+        if "precisions" in _extra(info)
+    }
 
 
 def _extra(info: FieldInfo) -> Mapping[str, Any]:
-    """What `convert_option` noted of a field."""
+    """What `convert_option` and `run_option` noted of a field."""
     extra = info.json_schema_extra
     return extra if isinstance(extra, dict) else {}
 

@@ -18,7 +18,7 @@ from wherry.onnx_file import default_opset
 from wherry.quantize import FILES as QUANTIZE
 from wherry.quantize.given import float_model, is_quantised, preflight_float
 from wherry.requirements import Requirements
-from wherry.target import Backend, RuntimeOptions, Unsupported, convert_option
+from wherry.target import Backend, RuntimeOptions, Unsupported, convert_option, run_option
 from wherry_ncnn import operators, param, support
 from wherry_ncnn.expose import WHOLE, expose
 from wherry_ncnn.int8 import PARAM, rewrite
@@ -41,10 +41,10 @@ REPORT = "Report this to wherry, with the model if you can."
 class NcnnOptions(RuntimeOptions):
     """ncnn's options; ``winograd_int8`` and ``keep_fp32`` alone change the artifact."""
 
-    fp16_arithmetic: bool = Field(
-        default=False,
-        description="with fp16, compute in fp16 too where the processor can (ARMv8.2): faster, "
-        "less exact; fp32 never does",
+    fp16_arithmetic: bool = run_option(
+        False,
+        description="compute in fp16 too where the processor can (ARMv8.2): faster, less exact",
+        precisions=["fp16"],
     )
     winograd: bool = Field(default=True, description="Winograd's algorithm for 3x3 convolutions")
     sgemm: bool = Field(default=True, description="convolutions as matrix products")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration
@@ -72,6 +72,12 @@ class OnnxruntimeOptions(RuntimeOptions):
         "weights alone, and all sums are in fp32",
         precisions=["int8"],
     )
+
+    @model_validator(mode="after")
+    def _at_once(self) -> Self:
+        if self.inter_threads > 1 and self.execution != "parallel":
+            raise ValueError("inter_threads is for `execution: parallel`, and it is sequential")
+        return self
 
     @property
     def calibrated(self) -> bool:

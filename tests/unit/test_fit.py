@@ -71,8 +71,8 @@ def network(seed=0, end="", damage=0.0):
 
 
 def parameters(**changes):
-    given = {"epochs": 4, "batch": 16, "learning_rate": 0.01, "held_out": 0.2, "fold": False}
-    given |= changes
+    given = {"batch": 16, "learning_rate": 0.01, "held_out": 0.2, "fold": False}
+    given |= changes if "steps" in changes else {"epochs": 4, **changes}
     return Fit(**given).model_dump(mode="json")
 
 
@@ -375,6 +375,10 @@ def test_two_processes_train_one_network(job):
         ({"precision": "fp16", "device": "cpu"}, "bf16"),
         ({"labels": 1.5}, "less than or equal"),
         ({"patience": 2, "held_out": 0}, "patience waits for a better state"),
+        ({"steps": 5, "epochs": 2}, "give one"),
+        ({"momentum": 0.5}, "momentum is for `optimizer: sgd`"),
+        ({"bn_momentum": 0.5, "batch_norm": "fixed"}, "bn_momentum is for `batch_norm: batch`"),
+        ({"temperature": 4, "outputs": "values"}, "temperature is for `outputs: classes`"),
         ({"speed": 1}, "Extra inputs"),
     ],
 )
@@ -469,7 +473,7 @@ class Noting(loop.Hook):
 
 
 def test_hooks_are_called_around_every_step(job):
-    work = job(epochs=1, steps=2, held_out=0)
+    work = job(steps=2, held_out=0)
     net = fit.student(work)
     lesson = fit.teach(work, net, torch.device("cpu"))
     hook = Noting()

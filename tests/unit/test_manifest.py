@@ -547,3 +547,13 @@ def test_who_cannot_mix_precisions_is_named(load_text):
     assert "keep_fp32" in text
     for wrong in ("[{op: Softmax, of: 3}]", "[{}]", "['']", "[3]"):
         assert "keep_fp32" in refusal(load_text, MIXED % (wrong, "")), wrong
+
+
+def test_an_option_of_other_precisions_than_the_entry_asks_for_is_refused(load_text):
+    only = MIXED.replace("fp32, int8", "fp32")
+    text = refusal(load_text, only % ("[conv1]", ""))
+    assert "m.yaml:4:" in text and "keep_fp32 means nothing in fp32" in text
+    assert "It is for bf16, fp16, int8" in text
+    text = refusal(load_text, only % ("[]", ", ncnn: {keep_fp32: [conv1]}"))
+    assert "keep_fp32 means nothing in fp32" in text
+    assert kept(load_text(only % ("[]", ""))) == [("fp32", [])]

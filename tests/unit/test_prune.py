@@ -226,7 +226,7 @@ def test_a_bias_of_any_shape(tmp_path, module, shape):
     data = given_.data["calibration"]
     pairs = list(zip(outputs(done.model, data), outputs(proto, data), strict=True))
     means_ = [np.mean([each[side]["y"] for each in pairs], axis=0) for side in (0, 1)]
-    np.testing.assert_allclose(*means_, rtol=0.2, atol=0.2)
+    np.testing.assert_allclose(*means_, rtol=0.2, atol=0.05 * float(np.abs(means_[1]).max()))
 
 
 # --- LASSO ---------------------------------------------------------------------------------------
@@ -292,7 +292,8 @@ def test_patterns(keep, of, width, seed):
 @pytest.mark.parametrize("allocation", ["uniform", "global", "sensitivity"])
 def test_as_many_zeros_as_were_asked_for(tmp_path, allocation):
     proto = plain()
-    about = PruneWeights(sparsity=0.5, allocation=allocation, samples=4)
+    samples = {"samples": 4} if allocation == "sensitivity" else {}
+    about = PruneWeights(sparsity=0.5, allocation=allocation, **samples)
     done = weights.apply(job(tmp_path, proto, about))
     assert done.figures["sparsity"] == pytest.approx(0.5, abs=0.02)
     values = {t.name: numpy_helper.to_array(t) for t in done.model.graph.initializer}
@@ -342,14 +343,17 @@ def test_parameters_that_say_too_little_or_too_much():
         ({"macs": 0.5, "params": 0.5}, "give one of macs, params and latency"),
         ({"macs": 1.5}, "less than 1"),
         ({"macs": 0.5, "criterion": "magic"}, "fpgm"),
-        ({"macs": 0.5, "norm_of": "makers"}, "and activation is asked for"),
+        ({"macs": 0.5, "norm_of": "makers"}, "norm_of is for `criterion: l1, l2 or fpgm`"),
+        ({"macs": 0.5, "samples": 7}, "samples is for `allocation: sensitivity`"),
     ):
         with pytest.raises(ValidationError, match=words):
             PruneFilters(**parameters)
     for parameters, words in (
         ({"pattern": "4:4"}, "keeps every weight"),
         ({"pattern": "2:4", "sparsity": 0.5}, "give one"),
-        ({"pattern": "2:4", "ratios": {"a": 0.5}}, "leave out ratios"),
+        ({"pattern": "2:4", "ratios": {"a": 0.5}}, "leave ratios out"),
+        ({"pattern": "2:4", "allocation": "uniform"}, "allocation is for `sparsity`"),
+        ({"sparsity": 0.5, "samples": 7}, "samples is for `allocation: sensitivity`"),
     ):
         with pytest.raises(ValidationError, match=words):
             PruneWeights(**parameters)

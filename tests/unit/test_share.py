@@ -298,10 +298,12 @@ def test_only_layers_where_it_pays(tmp_path):
     assert done.figures["left"] == {"/a": "as asked for"}
     after = weights(done.model)
     assert np.array_equal(after["w"], before["w"]) and not np.array_equal(after["v"], before["v"])
-    with pytest.raises(Refusal, match=r"no layer was shared.*an error of"):
+    with pytest.raises(Refusal, match=r"no layer was shared.*an error of") as caught:
         apply(tmp_path, "share.vq", proto, bits=2, most_error=0.01)
-    with pytest.raises(Refusal, match="codebooks and indices would be"):
+    assert "`most_error`, or take more bits" in caught.value.remedy
+    with pytest.raises(Refusal, match="codebooks and indices would be") as caught:
         apply(tmp_path, "share.pq", proto, bits=12)
+    assert "fewer `bits`" in caught.value.remedy and "more" not in caught.value.remedy
 
 
 def test_importance_of_one_dense_layer(tmp_path):

@@ -13,7 +13,7 @@ from wherry.manifest.schema import TargetForm, Where
 from wherry.manifest.sections import Selector
 from wherry.manifest.source import Node, Place
 from wherry.tags import is_tagged, tagged, tags_of
-from wherry.target import PRECISIONS, Backend, RuntimeOptions, Target
+from wherry.target import PRECISIONS, Backend, RuntimeOptions, Target, of_some_precisions
 
 if TYPE_CHECKING:
     from wherry.device import DeviceSpec
@@ -30,6 +30,13 @@ class Row:
     variant: str
     target: Target
     path: Path
+
+
+def option_place(root: Node, entry: Path, backend: str, option: str) -> Place:
+    """Where an entry of ``targets:`` says an option: in the backend's block, or beside it."""
+    own: Path = (*entry, backend, option)
+    written = root.find(own)[1] == len(own)
+    return root.at(own if written else (*entry, option))
 
 
 class Expander:
@@ -160,6 +167,7 @@ class Expander:
         for name in backends:
             backend = self.host.backends[name]
             offered = precisions if form.precision else backend.precisions[:1]
+            self._check_meant(backend, offered, node, path)
             settings = list(self._settings(backend, node))
             count = len(offered) * len(devices) * len(settings) * len(variants)
             if self._too_many(count, node.place):
@@ -227,6 +235,22 @@ class Expander:
             if options is not None:
                 yield options
 
+    def _check_meant(
+        self, backend: Backend, precisions: Sequence[str], entry: Node, path: Path
+    ) -> None:
+        """An option of some precisions is for one at least of those that the entry asks for."""
+        block = entry.below(backend.name)
+        said = {**(block.value if block and isinstance(block.value, dict) else {})}
+        if (keep := entry.below("keep_fp32")) is not None:
+            said.setdefault("keep_fp32", keep)
+        for option, able in of_some_precisions(backend.options).items():
+            if option in said and said[option].value and set(able).isdisjoint(precisions):
+                self.problems.add(
+                    option_place(self.root, path, backend.name, option),
+                    f"{option} means nothing in {_listed(precisions)}",
+                    f"It is for {_listed(able)}: add a precision, or remove it.",
+                )
+
     def _too_many(self, count: int, place: Place) -> bool:
         """Note an entry that would take for ever to multiply out."""
         if self._rows_so_far + count > MAX_ROWS:
@@ -268,10 +292,8 @@ class Expander:
             if precision in backend.mixed or precision not in backend.precisions:
                 continue
             able = [each.name for each in self.host.backends.values() if precision in each.mixed]
-            own: Path = (*path, name, "keep_fp32")
-            written = self.root.find(own)[1] == len(own)
             self.problems.add(
-                self.root.at(own if written else (*path, "keep_fp32")),
+                option_place(self.root, path, name, "keep_fp32"),
                 f"{name} {precision} cannot keep single nodes in fp32",
                 f"In {precision} {_listed(able)} can: write an entry of its own for them.",
             )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wherry.outlook import WHOLE, Outlook
 from wherry.passes import MeasuredOn, Need, Pass, Span
+from wherry_compress.idle import refuse_idle
 from wherry_compress.member import Member
 from wherry_compress.train.passes import Training
 
@@ -104,9 +105,10 @@ class PruneFilters(_Cut):
     )
 
     @model_validator(mode="after")
-    def _norms(self) -> PruneFilters:
-        if self.norm_of == "makers" and self.criterion not in {"l1", "l2", "fpgm"}:
-            raise ValueError(f"norm_of is for l1, l2 and fpgm, and {self.criterion} is asked for")
+    def _idle(self) -> PruneFilters:
+        norms = self.criterion in {"l1", "l2", "fpgm"}
+        refuse_idle(self, "norm_of", norms, "criterion: l1, l2 or fpgm")
+        refuse_idle(self, "samples", self.allocation == "sensitivity", "allocation: sensitivity")
         return self
 
 
@@ -156,8 +158,10 @@ class PruneWeights(BaseModel):
             kept, of = map(int, self.pattern.split(":"))
             if kept >= of:
                 raise ValueError(f"{self.pattern} keeps every weight")
-            if self.ratios or self.allocation == "sensitivity":
-                raise ValueError("a pattern is the same in all nodes: leave out ratios, allocation")
+            if self.ratios:
+                raise ValueError("a pattern is the same in all nodes: leave ratios out")
+        refuse_idle(self, "allocation", self.pattern is None, "sparsity")
+        refuse_idle(self, "samples", self.allocation == "sensitivity", "allocation: sensitivity")
         return self
 
 
@@ -190,6 +194,9 @@ class PruneTrained(Training):
             raise ValueError("zeros are chosen in one process: leave `processes` out")
         if self.patience is not None:
             raise ValueError("the last state counts, which has all zeros: leave `patience` out")
+        lottery = self.method == "lottery"
+        refuse_idle(self, "rounds", lottery, "method: lottery")
+        refuse_idle(self, "rise every", not lottery, "method: gradual or surgery")
         return self
 
 

@@ -55,6 +55,7 @@ def _apply(job: Job, kind: str) -> Done:
     corrector = Corrector(network, job) if parameters["correct"] else None
     changed: list[Layer] = []
     made, left, responses = {}, {}, {}
+    helps = set()
     for number, layer in enumerate(network.layers):
         name = layer.node.name
         matrix = as_matrix(layer)
@@ -62,10 +63,13 @@ def _apply(job: Job, kind: str) -> Done:
             left[name] = "as asked for"
         elif layer.values.size < parameters["least"]:
             left[name] = f"fewer than {parameters['least']} weights"
+            helps.add("lower `least`")
         elif matrix is None or matrix.shape[1] < parameters["length"]:
             left[name] = f"fewer than {parameters['length']} weights to a vector"
+            helps.add("take shorter vectors with `length`")
         elif why := _too_large(matrix.shape, kind, settings[name], parameters):
             left[name] = why
+            helps.add("take fewer `bits`, so that the codebooks are smaller")
         else:
             tell(f"layer {number + 1} of {len(network.layers)}")
             books: Sequence[Book] = quantised(
@@ -80,6 +84,7 @@ def _apply(job: Job, kind: str) -> Done:
                 error = response.error_of(assembled(books, matrix.shape))
             if error > parameters["most_error"]:
                 left[name] = f"an error of {error:.3f}"
+                helps.add("allow more with `most_error`, or take more bits or shorter vectors")
                 continue
             if response is not None:
                 responses[name] = {"before": round(before, 6), "after": round(error, 6)}
@@ -90,8 +95,7 @@ def _apply(job: Job, kind: str) -> Done:
         raise Refusal(
             "no layer was shared: "
             + "; ".join(f"{name!r}: {why}" for name, why in list(left.items())[:5]),
-            remedy="Allow more with `most_error`, lower `least`, or take more bits or shorter "
-            "vectors.",
+            remedy=f"What may help: {'; '.join(sorted(helps) or ['name layers in `layers`'])}.",
         )
     network.round_biases(parameters["biases"])
     figures = {**told(network, changed, made), "left": left}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wherry.outlook import WHOLE, Outlook, rescaled
 from wherry.passes import Pass, Span
+from wherry_compress.idle import refuse_idle
 from wherry_compress.member import Member
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -121,6 +122,11 @@ class Training(BaseModel):
             raise ValueError("fp16 is trained on GPUs; on a processor take bf16")
         if self.patience is not None and not self.held_out:
             raise ValueError("patience waits for a better state, which held_out: 0 does not tell")
+        if self.steps is not None and "epochs" in self.model_fields_set:
+            raise ValueError("steps and epochs both say how long: give one")
+        refuse_idle(self, "momentum", self.optimizer == "sgd", "optimizer: sgd")
+        refuse_idle(self, "bn_momentum", self.batch_norm == "batch", "batch_norm: batch")
+        refuse_idle(self, "temperature", self.outputs != "values", "outputs: classes")
         return self
 
 
