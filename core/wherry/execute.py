@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.errors import GateFailed, RunFailed, StoreError, UnsupportedError
 from wherry.home import home
+from wherry.target import counted
 
 if TYPE_CHECKING:
     from wherry.engine.local import Event, StepOutcome
@@ -324,7 +325,7 @@ def raise_for_outcome(record: RunRecord, *, shown: bool) -> None:
         names = "; ".join(result["name"] for result in failed[:3])
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise RunFailed(
-            f"{len(failed)} of {len(results)} targets failed: {names}{more}",
+            f"{len(failed)} of {counted(len(results), 'target')} failed: {names}{more}",
             remedy=why,
         )
     broken = [gate for gate in record.values["gates"] if not gate["passed"]]

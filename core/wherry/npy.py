@@ -21,6 +21,10 @@ threads at once: where a finalizer lets another thread in between, both fail wit
 constructor recursion depth mismatch" (its issue 106905)."""
 
 
+_BEGINNINGS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
+"""Of an array, of an archive, and of an archive with nothing in it."""
+
+
 def load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """The array of a .npy file, or all arrays of a .npz file by name; nothing is unpickled.
 
@@ -70,6 +74,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
     # opened here: np.load would leave it open where it is no archive
     with SYNTAX_TREES, _damage(), path.open("rb") as stream:
+        if not stream.peek(1).startswith(_BEGINNINGS):  # NumPy would speak of pickled objects
+            raise ValueError("it is no file of NumPy's")
         yield np.load(stream, allow_pickle=False)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wherry.passes import PassStep
 from wherry.tags import is_tagged, tagged
-from wherry.target import Target, split_options
+from wherry.target import Target, counted, split_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,7 +178,7 @@ def make_plan(manifest: Manifest, host: Host, inventory: Inventory) -> Plan:
             Step(
                 f"profile:{device}",
                 "profile",
-                f"measure {len(indices)} targets on {device}",
+                f"measure {counted(len(indices), 'target')} on {device}",
                 (*converts, *evaluation, *reference),
                 device=device,
                 rows=tuple(indices),

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from wherry.errors import WherryError
+from wherry.model import Model
+from wherry.quantize.given import is_quantised
 from wherry_compress.job import Data, Done, Job, Refusal
+
+_QUANTISED = (
+    "The model is quantised already: passes that change weights want it as it was before, and "
+    "int8 is a precision of targets."
+)
 
 
 def main(request_path: str, response_path: str) -> None:
@@ -27,7 +34,10 @@ def main(request_path: str, response_path: str) -> None:
         done = getattr(importlib.import_module(module), name)(_job(request))
     except (Refusal, WherryError) as error:
         where = ", ".join(filter(None, [f"pass {request['pass']}", error.where]))
-        told = {"message": error.message, "where": where, "remedy": error.remedy}
+        remedy = error.remedy
+        if isinstance(error, Refusal) and is_quantised(Model.load(Path(request["model"]))):
+            remedy = f"{remedy or ''} {_QUANTISED}".strip()
+        told = {"message": error.message, "where": where, "remedy": remedy}
         response: dict[str, Any] = {"error": told}
     else:
         write(done, Path(request["output"]))

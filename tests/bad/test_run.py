@@ -93,7 +93,7 @@ def test_run_says_it_once_and_leaves_nothing_half_done(case, wherry_home, tmp_pa
     (failed,) = [line for line in out.splitlines() if line.startswith("failed: ")]
     assert failed == f"failed: {result['name']}: {error}"
     (last,) = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert "1 of 1 targets failed" in last
+    assert "1 of 1 target failed" in last
     assert err.splitlines()[-1] == last
     assert Path("out.html").read_text().rstrip().endswith("</html>")
     check_nothing_half_done(tmp_path, wherry_home)
@@ -122,6 +122,6 @@ def test_the_same_as_a_user_starts_it(name, lay_out, wherry_home, tmp_path):
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("Warning: ")]
     assert len(lines) == 1
-    assert lines[0].startswith("Error: 1 of 1 targets failed")
+    assert lines[0].startswith("Error: 1 of 1 target failed")
     assert all(words in lines[0] for words in case.says)
     check_nothing_half_done(tmp_path, wherry_home)

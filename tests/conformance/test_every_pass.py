@@ -100,7 +100,7 @@ def loop(n) -> onnx.ModelProto:
 NO_LAYER = "there is no layer to decompose among 0"
 NO_FLOATS = "the network has no layer with float32 weights"
 UNKNOWN_SHAPE = "'/loop_1', a Loop, whose results have no shape before they are there"
-NO_NORMS = "bn.reestimate found no BatchNormalization"
+NO_NORMS = "there is no BatchNormalization in the network"
 NARROW = "its width is to be a multiple of 8"
 
 REFUSED: dict[str, dict[str, str]] = {  # network to rows, or families of them, and words of each

@@ -234,7 +234,7 @@ def test_an_original_that_gives_nan_fails_what_is_compared_with_it(moody: Path, 
     out, err = capsys.readouterr()
     assert "output 'b' of the model itself, in fp32, is NaN for sample 20" in out
     assert "failed: original, moody fp32 on local: m.yaml:3:1: " in out
-    assert "skipped measure 1 targets on local: it needs `run the original in fp32`" in err
+    assert "skipped measure 1 target on local: it needs `run the original in fp32`" in err
 
 
 def test_a_metric_that_does_not_fit_is_named_with_its_line(moody: Path, capsys) -> None:

@@ -109,7 +109,7 @@ def test_a_side_that_fails_is_named_and_the_exit_code_is_1(wherry_home, tmp_path
     base, new = write(tmp_path, "base", 2), write(tmp_path, "new", 2, last="NonZero")
     done = wherry("compare", base, new, "--rounds", "4")
     assert done.returncode == 1, done.stderr
-    assert "1 of 1 targets failed: original, onnxruntime fp32 on local" in done.stderr
+    assert "1 of 1 target failed: original, onnxruntime fp32 on local" in done.stderr
     assert "Traceback" not in done.stderr
 
 

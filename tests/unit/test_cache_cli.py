@@ -83,6 +83,8 @@ def test_list_of_one_kind(filled, capsys):
     assert [entry["kind"] for entry in cache_list("measure")] == ["measure"]
     assert len(run_json(capsys, "list", "--kind", "convert")) == 2
     assert "1 entry, 4.0 kB" in run(capsys, "list", "--kind", "measure").out
+    out = run(capsys, "list", "--kind", "conversion").out
+    assert "no entry is of the kind conversion; there are entries of convert, measure" in out
 
 
 def test_explain_shows_the_parts_and_what_changed(filled, capsys):

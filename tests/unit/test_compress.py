@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from wherry.errors import ModelError
 from wherry_compress import simplify, work
 from wherry_compress.basic import Simplify
+from wherry_compress.job import Refusal
 
 
 def network() -> onnx.ModelProto:
@@ -125,6 +126,30 @@ def test_what_wherry_itself_refuses_is_no_crash(
     error = {"message": "the inference failed", "remedy": "Correct it."}
     error["where"] = "pass simplify, node 'a'"
     assert run(tmp_path, network()) == {"error": error}
+
+
+def test_a_refusal_says_that_the_model_is_quantised_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_job: object) -> None:
+        raise Refusal("there is nothing to cut", remedy="Leave the pass out.")
+
+    monkeypatch.setattr(simplify, "apply", refuse)
+    assert run(tmp_path, network())["error"]["remedy"] == "Leave the pass out."
+    given = network()
+    scale = [numpy_helper.from_array(np.float32(0.1), "scale")]
+    scale.append(numpy_helper.from_array(np.int8(0), "zero"))
+    given.graph.initializer.extend(scale)
+    pair = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], name="d"),
+    ]
+    given.graph.node[0].input[0] = "d"
+    nodes = [*pair, *given.graph.node]
+    del given.graph.node[:]
+    given.graph.node.extend(nodes)
+    remedy = run(tmp_path, given)["error"]["remedy"]
+    assert remedy.startswith("Leave the pass out. The model is quantised already: ")
 
 
 def test_unknown_rewrites_and_words_are_refused() -> None:

@@ -169,7 +169,7 @@ def test_listed_ranks_that_are_not_faster_are_said(run, monkeypatch):
     monkeypatch.setattr(faster, "compare", lambda *_: faster.Times(1.0, 1.0))
     done = run(network(TWO, WEIGHTS), ranks={"/a": 2, "/y": 2}, only_where_faster=True)
     (warning,) = done.warnings
-    assert warning == "no layer was replaced: 2 because at rank 2 it is not faster"
+    assert warning == "no layer was replaced: 2 stay, as at rank 2 it is not faster"
 
 
 def test_a_layer_that_is_slow_gets_a_lower_rank_under_a_budget(run, monkeypatch):

@@ -98,3 +98,10 @@ def test_nothing_is_unpickled(tmp_path):
         load(tmp_path / "objects.npy")
     with pytest.raises(ValueError, match="Python objects"):
         map_array(tmp_path / "objects.npy")
+
+
+def test_what_is_no_file_of_numpys_is_not_said_to_hold_objects(tmp_path):
+    (tmp_path / "text.npz").write_text("images, labels\n1, 2\n")
+    for read in (load, load_array, load_arrays):
+        with pytest.raises(ValueError, match="no file of NumPy's"):
+            read(tmp_path / "text.npz")

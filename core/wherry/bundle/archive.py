@@ -37,7 +37,10 @@ _MOST_FILES = 10_000
 _CONTENTS_BYTES = 8 << 20
 _NAME_BYTES = 200  # with the folder's name, a tar of the POSIX form can say it
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
-_AGAIN = "Get the archive again from whoever made it."
+_AGAIN = (
+    "Get the archive again from whoever made it, as wherry wrote it: what was unpacked and packed "
+    "again is another."
+)
 _BROKEN = (tarfile.HeaderError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile)
 
 

@@ -153,7 +153,7 @@ def command() -> None:
     """
 
 
-@command.command(name=_MADE)
+@command.command(name=_MADE, short_help="Pack a result of a run.")
 @click.argument("run", required=False, default="last")
 @click.option(
     "--output",
@@ -279,7 +279,7 @@ def verify_(file: Path, device: str, public_key: str | None, max_size: int, as_j
         raise ParityError(f"the bundle does not give what it should: {found['failed']}")
 
 
-@command.command(name="key")
+@command.command(name="key", short_help="Make a pair of keys to sign with.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--no-password", is_flag=True, help="Lock the secret key with none.")
 @click.option(

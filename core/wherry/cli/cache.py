@@ -202,6 +202,9 @@ def list_(kind: str | None, as_json: bool) -> None:
         table.add_row(*map(Text, words))
     if entries:
         console.print(table)
+    elif kind is not None and (every := cache_list()):
+        kinds = ", ".join(sorted({entry["kind"] for entry in every}))
+        click.echo(f"no entry is of the kind {kind}; there are entries of {kinds}")
     total = sum(entry["size_bytes"] for entry in entries)
     click.echo(f"{_entries(len(entries))}, {_size(total)}, in {home() / 'store'}")
     wheels = list(_wheels())

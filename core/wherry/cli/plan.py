@@ -177,11 +177,13 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
     from wherry.console import Console
     from wherry.reports.words import option_text
+    from wherry.target import counted
 
     console = Console()
     kinds = [step["kind"] for step in found["steps"]]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    console.print(f"{escape(found['manifest'])}: {len(found['rows'])} targets; steps: {counts}")
+    targets = counted(len(found["rows"]), "target")
+    console.print(f"{escape(found['manifest'])}: {targets}; steps: {counts}")
     table = Table("variant", "backend", "precision", "device", "options", "pre-flight")
     for row in found["rows"]:
         target = row["target"]

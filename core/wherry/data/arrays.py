@@ -47,7 +47,8 @@ class ArrayDataset(Dataset):
         lengths = {key: array.shape[0] if array.ndim else None for key, array in every.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
             raise DataError(
-                f"the arrays do not have one length: {lengths}",
+                "the arrays do not have one length: "
+                + ", ".join(f"{key or 'the array'} {each}" for key, each in lengths.items()),
                 where=name,
                 remedy="Their first axis counts the samples, and is the same in all.",
             )

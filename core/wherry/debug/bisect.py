@@ -273,18 +273,20 @@ def _code(key: str, services: Services) -> list[Any]:
     return [plugin_code(services, "metrics", name, kind.files), kind.version]
 
 
-def wanted(case: Case, text: str | None) -> tuple[str, Callable[[Mapping[str, float]], Want]]:
+def wanted(
+    services: Services, text: str | None
+) -> tuple[str, Callable[[Mapping[str, float]], Want]]:
     """What is wanted: the metric, and what makes the bound from the original's scores.
 
     Args:
-        case: what is debugged.
+        services: of a run whose plan has one row.
         text: the user's ``METRIC=VALUE``; None: the first gate on a metric that speaks of this
             row, or else a default.
 
     Raises:
         UsageError: there is no such metric, or no number.
     """
-    services = case.services
+    (row,) = services.plan.rows
     kinds = services.host.metrics
     keys = {section.key: section.name for section in services.manifest.metrics}
 
@@ -308,7 +310,7 @@ def wanted(case: Case, text: str | None) -> tuple[str, Callable[[Mapping[str, fl
             )
         return metric, lambda _original: Want(metric, bound, higher(metric), "--want")
     for gate in services.manifest.gates:
-        if gate.metric not in keys or not gate.where.matches(case.variant, case.target):
+        if gate.metric not in keys or not gate.where.matches(row.variant, row.target):
             continue
         up, source = higher(gate.metric), f"the gate `{gate.text}`"
         least = gate.min if up else gate.max

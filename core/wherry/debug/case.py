@@ -92,6 +92,7 @@ def opened(
     *,
     sets: Sequence[str],
     host: Host | None,
+    check: Callable[[Services], None],
     on_plan: Callable[[Plan], Any],
     tell: Callable[[str], None],
 ) -> Iterator[Case]:
@@ -104,6 +105,7 @@ def opened(
         choice: of the row.
         sets: overrides as ``key.path=value``.
         host: the loaded plugins; None: load them.
+        check: raises where what is asked cannot be, before any step runs.
         on_plan: gives, for the plan, a context of a function that is told of the steps' progress.
         tell: told which device was chosen, and who holds one.
 
@@ -125,6 +127,14 @@ def opened(
         name: step for name, step in steps.items() if step.kind not in {"profile", "reference"}
     }
     services.plan = replace(services.plan, steps=needed)
+    check(services)
+    role = next((r for r in (EVALUATION, CALIBRATION) if f"data:{r}" in needed), None)
+    if role is None:
+        raise DataError(
+            "layers are compared over real samples, and the manifest names no data",
+            where=services.manifest.location("data"),
+            remedy="Add `evaluation:` or `calibration:` below `data:`.",
+        )
     try:
         with services.store.files():
             services.run_directory.mkdir(parents=True)
@@ -136,13 +146,6 @@ def opened(
         values = {
             name: outcome.result.value for name, outcome in outcomes.items() if outcome.result
         }
-        role = next((r for r in (EVALUATION, CALIBRATION) if f"data:{r}" in values), None)
-        if role is None:
-            raise DataError(
-                "layers are compared over real samples, and the manifest names no data",
-                where=services.manifest.location("data"),
-                remedy="Add `evaluation:` or `calibration:` below `data:`.",
-            )
         step = needed[row.convert]
         told = (t for o in outcomes.values() if o.result for t in o.result.warnings)
         yield Case(
@@ -173,6 +176,11 @@ def narrowed(manifest: Manifest, choice: Choice) -> Manifest:
     Raises:
         UsageError: see `opened`.
     """
+    for option in choice.options:
+        if "=" not in option:
+            raise UsageError(
+                f"--option {option} has no value", remedy="Write KEY=VALUE, e.g. threads=4."
+            )
     rows = [
         (variant, target) for variant, target in manifest.rows if _fits(variant, target, choice)
     ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wherry.engine.local import Event
     from wherry.host import Host
     from wherry.plan import Plan
+    from wherry.stages.services import Services
 
 SHOWN = 25
 """Layers in the table, unless all are asked for."""
@@ -83,10 +84,16 @@ def debug(
     """
     if asked.want is not None and not asked.bisect:
         raise UsageError("--want is what --bisect searches for", remedy="Give --bisect too.")
-    with opened(manifest, choice, sets=sets, host=host, on_plan=on_plan, tell=tell) as case:
+
+    def check(services: Services) -> None:
+        bisection.wanted(services, asked.want)
+
+    with opened(
+        manifest, choice, sets=sets, host=host, check=check, on_plan=on_plan, tell=tell
+    ) as case:
         services = case.services
         services.notify = lambda _step, text: progress(text)
-        metric, make = bisection.wanted(case, asked.want)
+        metric, make = bisection.wanted(services, asked.want)
         tries = Tries(services, "debug", case.target.device)
 
         def on_the_board() -> dict[str, Any]:

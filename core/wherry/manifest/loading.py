@@ -115,7 +115,7 @@ def load_manifest(
         variants=variants,
         targets=tuple({id(row.target): row.target for row in rows}.values()),  # one object each
         rows=tuple((row.variant, row.target) for row in rows),
-        origins=tuple(tuple(row.path) for row in rows),
+        origins={(row.variant, row.target.id): tuple(row.path) for row in rows},
         gates=gates,
         calibrate=CalibrationSettings(calibrate.method, calibrate.percentile),
         measure=MeasureSettings(**measure.model_dump(), seed=seed),

@@ -201,7 +201,7 @@ class Manifest:
         merged: the values after includes, the environment and overrides, JSON values.
         targets: all targets, in the order written.
         rows: (variant, target) for each line of the report, variants outermost.
-        origins: for each row, the path of the entry of ``targets:`` that it comes from.
+        origins: variant and `Target.id` to the path of the entry of ``targets:`` they stand in.
         track: trackers to be told of the run, with their parameters.
         inventory: the devices that the targets name, and others.
     """
@@ -217,7 +217,7 @@ class Manifest:
     variants: Mapping[str, tuple[PassStep, ...]]
     targets: tuple[Target, ...]
     rows: tuple[tuple[str, Target], ...]
-    origins: tuple[tuple[str | int, ...], ...]
+    origins: Mapping[tuple[str, str], tuple[str | int, ...]]
     gates: tuple[Gate, ...]
     calibrate: CalibrationSettings
     measure: MeasureSettings

@@ -47,7 +47,7 @@ def _read(file: Path, record: RunRecord) -> Mapping[str, Any]:
         whose = (values["variant"], values["target"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"it is not what `wherry debug layers --json` prints: {error!r}",
+            f"it is not what `wherry debug layers --json` prints: {_words(error)}",
             where=str(file),
             remedy="Write it anew: `wherry debug layers MANIFEST ... --json > FILE`.",
         ) from error
@@ -59,6 +59,10 @@ def _read(file: Path, record: RunRecord) -> Mapping[str, Any]:
             remedy="Debug a target of this run, with the same options.",
         )
     return found
+
+
+def _words(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def blamed(values: Mapping[str, Any]) -> Blame:

@@ -78,7 +78,12 @@ def read_token(file: Path | None, variable: str) -> str | None:
         mode = file.stat().st_mode
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the token's file cannot be read: {error}", where=str(file)) from error
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(
+            f"the token's file cannot be read: {why}",
+            where=str(file),
+            remedy="Name a file that holds the token alone.",
+        ) from error
     if mode & 0o077:
         raise UsageError(
             "others may read the token's file",

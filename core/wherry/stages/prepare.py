@@ -86,12 +86,14 @@ def check_kept(model: Model, manifest: Manifest) -> None:
 
     Only where the model is converted as it is: which nodes passes leave is known after them.
     """
-    for (variant, target), entry in zip(manifest.rows, manifest.origins, strict=True):
-        if manifest.variants[variant]:
+    for variant, target in manifest.rows:
+        if manifest.variants[variant] or not target.options.keep_fp32:
             continue
         try:
             kept_nodes(model, target.options.keep_fp32)
         except ModelError as error:
+            # a row whose device was chosen by tags has no entry of its own
+            entry = manifest.origins.get((variant, target.id), ("targets",))
             place = option_place(manifest.root, entry, target.backend, "keep_fp32")
             raise error.within(str(place)) from error
 

@@ -218,7 +218,7 @@ def _chosen(
 def _reasons(left: Mapping[str, str]) -> Iterator[str]:
     """Why layers stay, and how many."""
     for why in dict.fromkeys(left.values()):
-        yield f"{sum(each == why for each in left.values())} because {why}"
+        yield f"{sum(each == why for each in left.values())} stay, as {why}"
 
 
 def _listed(work: _Work, asked: Mapping[str, Any]) -> dict[str, Choice]:

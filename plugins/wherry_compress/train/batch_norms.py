@@ -176,7 +176,7 @@ def reestimate(job: Job) -> Done:
     nodes = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     if not nodes:
         raise Refusal(
-            "bn.reestimate found no BatchNormalization in the network",
+            "there is no BatchNormalization in the network",
             remedy="Put `bn.restore` at the beginning of the variant, and before this pass none "
             "but those that prune, or `fit: {fold: false}`: the others fold batch norms.",
         )

@@ -100,7 +100,8 @@ def test_a_metric_that_the_manifest_does_not_name_can_be_wanted(desk):
         ({"bisect": True, "want": "sqnr_db=nan"}, "wants no number"),
     ],
 )
-def test_what_cannot_be_wanted(desk, asked, words):
+def test_what_cannot_be_wanted_is_told_before_anything_runs(desk, asked, words, monkeypatch):
+    monkeypatch.setattr("wherry.engine.local.run_steps", None)
     with pytest.raises(UsageError, match=words):
         desk.layers(**asked)
 

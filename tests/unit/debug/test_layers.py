@@ -117,6 +117,11 @@ def test_the_choices_are_named(desk, asked, words):
     assert "original: noisy int8 on local" in str(raised.value)
 
 
+def test_an_option_has_a_value(desk):
+    with pytest.raises(UsageError, match=r"--option fuse has no value.*KEY=VALUE"):
+        desk.layers(options=("fuse",))
+
+
 def test_rows_that_only_run_differently_are_one(desk):
     desk.text = desk.text.replace("[fp32, int8]}", "int8, threads: [1, 2]}")
     assert desk.layers()["target"]["options"]["threads"] == 1
