@@ -1,6 +1,6 @@
 """ONNX to .tflite, alone in the converter's environment: ``convert.py REQUEST.json RESPONSE.json``.
 
-onnx2tf's own writer makes the file (no TensorFlow) from what ``prepare.py`` left, and `finish`
+onnx2tf's own writer makes the file (no TensorFlow) from what `prepare.repair` left, and `finish`
 makes it what is shipped. Then it runs once on random inputs, and has to give what the model gave;
 the layouts of inputs and outputs are found by their shapes, and by this run where these leave a
 choice.
@@ -10,9 +10,9 @@ The request: ``model``, ``output`` (a folder), ``precision`` (``fp32`` or ``fp16
 ``tensor0``..; null where the model itself does not run on random inputs), ``tensors`` (the names of
 the last, in the model's order).
 
-The response: ``inputs`` and ``outputs`` (bindings), ``operators`` (see `files.operators`; their
-``source`` is the place without those that widen float16, for which it is null), ``matches`` (see
-`match.Found`), and what explains.
+The response: ``repaired`` (the nodes that were rewritten), ``inputs`` and ``outputs`` (bindings),
+``operators`` (see `files.operators`; their ``source`` is the place without those that widen
+float16, for which it is null), ``matches`` (see `match.Found`), and what explains.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING or __package__:
     from wherry_tflite import files
     from wherry_tflite.match import Found, match
+    from wherry_tflite.prepare import repair
 else:  # alone, where this file's folder is the first place to look
     import files
     from match import Found, match
+    from prepare import repair
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +82,7 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     import onnx
 
     proto = onnx.load(request["model"])
+    repaired = repair(proto)
     check_operators(proto)
     path, halve = Path(request["output"], FILE), request["precision"] == "fp16"
     with tempfile.TemporaryDirectory() as folder:
@@ -98,6 +101,7 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
         operators = files.operators(files.read(path))
         casts = len(operators) - len(files.operators(files.read(plain)))
     return {
+        "repaired": repaired,
         **bound,
         "float32_constants": kept,
         "operators": [

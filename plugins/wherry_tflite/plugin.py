@@ -139,7 +139,6 @@ def wherry_convert(
     model: Model, target: Target, calibration: Calibration | None, context: StepContext
 ) -> Artifact:
     """Normalise and repair the model, then write it as .tflite, in the converter's environment."""
-    prepared = context.scratch / "prepared.onnx"
     given = model
     if target.precision == "int8" and is_quantised(model):
         given, _ = float_model(model, context.scratch)  # its ranges are the calibration
@@ -151,16 +150,11 @@ def wherry_convert(
             where=f"node {found.node}",
             remedy=found.remedy,
         )
-    before = context.run_tool(
-        HERE / "prepare.py",
-        {"model": str(normal.model.path), "output": str(prepared)},
-        requirements=CONVERTER,
-    )
     context.progress("converting")
     int8 = target.precision == "int8"
     reference, tensors = _reference(normal.model, context.scratch)
     request = {
-        "model": str(prepared),
+        "model": str(normal.model.path),
         "output": str(context.scratch if int8 else context.output),
         "precision": "fp32" if int8 else target.precision,
         "inputs": {spec.name: spec.static_shape for spec in model.inputs},
@@ -198,7 +192,7 @@ def wherry_convert(
         format="tflite",
         inputs=inputs,
         outputs=outputs,
-        provenance={"tool": "onnx2tf", **before, **response, "tensors": tensors_made},
+        provenance={"tool": "onnx2tf", **response, "tensors": tensors_made},
         layers=layers,
     )
 

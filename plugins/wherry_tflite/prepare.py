@@ -1,19 +1,13 @@
-"""ONNX to an ONNX that onnx2tf gets right, alone: ``prepare.py REQUEST.json RESPONSE.json``.
+"""ONNX to an ONNX that onnx2tf gets right; it runs in the converter's environment.
 
 The model is in wherry's normal form already. Nodes that onnx2tf 2.6.9 gets wrong, or does not take,
 are written in words that it knows. What stands here was found by running every form of every
 operator; the conformance tests run them again.
-
-The request: ``model`` (static shapes) and ``output``, paths. The response: ``repaired``, the names
-of the nodes that were rewritten.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,15 +19,6 @@ Step = tuple[str, Sequence[str | int], dict[str, Any]]
 """Operator, inputs, attributes; an input that is a number is the output of that step."""
 
 RANKS = (3, 4, 5)  # of tensors that onnx2tf may turn to channels last
-
-
-def main(request_path: str, response_path: str) -> None:
-    """Read the request, write the model and the response."""
-    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    proto = onnx.load(request["model"])
-    response = {"repaired": repair(proto)}
-    Path(request["output"]).write_bytes(proto.SerializeToString(deterministic=True))
-    Path(response_path).write_text(json.dumps(response), encoding="utf-8")
 
 
 def repair(proto: onnx.ModelProto) -> list[str]:
@@ -430,7 +415,3 @@ REPAIRS: dict[str, Callable[[Graph, onnx.NodeProto], Nodes | None]] = {
     "Equal": infinite,
     **dict.fromkeys(("Mul", "Div"), product),
 }
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from loading import load
 
+from wherry.host import Host
+from wherry.target import Target
+from wherry.testing.workshop import Workshop
+
 
 def _load(stem: str) -> ModuleType:
     """A file of this folder."""
@@ -53,12 +57,16 @@ def home_of_trials(shared_environments: Path, tmp_path_factory: pytest.TempPathF
 def try_all(
     networks: ModuleType, home_of_trials: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Any]]:
-    """``try_all(backend, {name: builder}, precision, **options)`` gives a Trial for each name."""
+    """``try_all(backend, {name: builder}, precision, **options)`` gives a Trial for each name.
+
+    Tools go on running until all of them are converted; see `made_anew`.
+    """
+    module = _load("trials")
 
     def run(backend: str, builders: dict[str, Any], precision: str = "fp32", **options: Any):
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, module.warm():
             patch.setenv("WHERRY_HOME", str(home_of_trials))
-            trials = _load("trials").Trials(backend, tmp_path_factory.mktemp(f"{backend}-trials"))
+            trials = module.Trials(backend, tmp_path_factory.mktemp(f"{backend}-trials"))
             models = {name: build() for name, build in builders.items()}
             samples = {
                 name: [networks.sample(model, seed) for seed in range(2)]
@@ -67,3 +75,22 @@ def try_all(
             return trials.run(models, samples, precision, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def made_anew(
+    networks: ModuleType, home_of_trials: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Any], Any]:
+    """``made_anew(trial)``: its artifact, by tools that wherry starts for it alone."""
+
+    def convert(trial: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WHERRY_HOME", str(home_of_trials))
+            host, about = Host.load(), trial.artifact
+            options = host.backends[about.backend].options()
+            target = Target(about.backend, about.precision, "local", options)
+            samples = [networks.sample(trial.model.proto(), seed) for seed in range(2)]
+            workshop = Workshop(host, tmp_path_factory.mktemp("anew"))
+            return workshop.convert(trial.model, target, samples)
+
+    return convert

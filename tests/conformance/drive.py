@@ -1,4 +1,7 @@
-"""Runs artifacts in the environment of their runtime, one process for each: ``drive.py CASES``.
+"""Runs artifacts in the environment of their runtime, a process for each: ``drive.py CASES``.
+
+A process is forked when the runtime is imported, which takes longer than a small network, and as
+many run at a time as there are cores: some of them wait for another program to start.
 
 CASES is a JSON file: a list of ``runner``, ``binding`` (paths of Python files), ``directory``,
 ``artifact``, ``options``, ``board`` (of a runner's ``prepare``), ``inputs`` and ``outputs`` (.npz
@@ -6,6 +9,7 @@ files, ``SAMPLE/TENSOR``). A case that
 crashes leaves no outputs; one that fails leaves ``outputs`` + ``.error``.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 
+@functools.cache
 def load(path):
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
@@ -58,7 +63,12 @@ def run(case):
 
 
 def main(path):
-    for case in json.loads(Path(path).read_text()):
+    cases, running = json.loads(Path(path).read_text()), 0
+    for case in cases:
+        load(case["runner"]), load(case["binding"])
+        if running == len(os.sched_getaffinity(0)):
+            os.wait()
+            running -= 1
         child = os.fork()
         if not child:
             try:
@@ -67,7 +77,9 @@ def main(path):
                 Path(case["outputs"] + ".error").write_text(f"{type(error).__name__}: {error}")
             finally:
                 os._exit(0)
-        os.waitpid(child, 0)
+        running += 1
+    for _ in range(running):
+        os.wait()
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ wherry itself does, but that tools go on running (`trials.Warm`) and artifacts r
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,17 +100,10 @@ def generated(networks: Any) -> dict[str, Callable[[], onnx.ModelProto]]:
     return made
 
 
-@contextlib.contextmanager
-def warm() -> Iterator[None]:
-    """Within, tools go on running from one request to the next."""
-    workshop = sys.modules["wherry.testing.workshop"]
-    tools = load(HERE / "trials.py").Warm(1800)
-    own, workshop.run_tool = workshop.run_tool, tools.run_tool
-    try:
-        yield
-    finally:
-        workshop.run_tool = own
-        tools.close()
+def warm() -> AbstractContextManager[None]:
+    """Within, tools go on running from one request to the next; a pass may train for long."""
+    made: AbstractContextManager[None] = load(HERE / "trials.py").warm(1800)
+    return made
 
 
 @dataclass

@@ -41,6 +41,13 @@ def test_network(trials, network_name):
         assert set(trial.artifact.files) == {"model.param", "model.bin"}
 
 
+@pytest.mark.backend
+def test_a_tool_started_anew_makes_the_same(trials, made_anew):
+    """As of the last network that tools made which went on running."""
+    last = [trial for trial in trials.values() if trial.artifact][-1]
+    assert made_anew(last).digest == last.artifact.digest
+
+
 @pytest.fixture(scope="module")
 def forms(try_all, operators):
     """Every form of every operator, tried in fp32: (operator, number) to its trial."""

@@ -35,6 +35,13 @@ def test_network(trials, network_name):
 
 
 @pytest.mark.backend
+def test_a_tool_started_anew_makes_the_same(trials, made_anew):
+    """As of the last network that tools made which went on running."""
+    last = [trial for trial in trials.values() if trial.artifact][-1]
+    assert made_anew(last).digest == last.artifact.digest
+
+
+@pytest.mark.backend
 def test_a_weight_beyond_float16_keeps_its_node_in_float32(try_all, networks):
     chosen = {"wide_range": networks.NETWORKS["wide_range"]}
     trial = try_all("onnxruntime", chosen, "fp16")["wide_range"]

@@ -43,12 +43,15 @@ class Maker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.workshop = Workshop(Host.load(), folder)
+        self.models: dict[str, Model] = {}  # each is read once for all precisions
 
     def make(self, name: str, proto: onnx.ModelProto, precision: str, feed, **options):
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        onnx.save(proto, folder / "given.onnx")
-        model = Model.load(folder / "given.onnx").with_static_shapes({}, folder)
+        if name not in self.models:
+            folder = self.folder / name
+            folder.mkdir()
+            onnx.save(proto, folder / "given.onnx")
+            self.models[name] = Model.load(folder / "given.onnx").with_static_shapes({}, folder)
+        model = self.models[name]
         target = Target("tensorrt", precision, "local", TensorrtOptions(**options))
         return self.workshop.convert(model, target, [feed(model.proto(), seed) for seed in (0, 1)])
 

@@ -7,11 +7,9 @@ import itertools
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-from loading import load
 
 from wherry.testing import BackendSuite
 from wherry_tflite import operators as known
@@ -42,29 +40,21 @@ def test_network(trials, network_name):
         assert set(trial.artifact.files) == {"model.tflite"}
 
 
-@pytest.fixture(scope="module")
-def try_many(try_all):
-    """`try_all` for hundreds of models."""
-
-    def run(cases):
-        warm = load(Path(__file__).with_name("trials.py")).Warm()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("wherry.testing.workshop.run_tool", warm.run_tool)
-            trials = try_all("tflite", cases)
-        warm.close()
-        return trials
-
-    return run
+@pytest.mark.backend
+def test_a_tool_started_anew_makes_the_same(trials, made_anew):
+    """As of the last network that tools made which went on running."""
+    last = [trial for trial in trials.values() if trial.artifact][-1]
+    assert made_anew(last).digest == last.artifact.digest
 
 
 # --- operators -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def forms(try_many, operators):
+def forms(try_all, operators):
     """Every form of every operator, tried in fp32: (operator, name) to its trial."""
     names = {f"{kind}-{i}": b for kind, bs in operators.FORMS.items() for i, b in enumerate(bs)}
-    trials = try_many(names)
+    trials = try_all("tflite", names)
     return {(name.partition("-")[0], name): trial for name, trial in trials.items()}
 
 
@@ -135,7 +125,7 @@ def flattened_softmax(networks, kind, axis, opset):
 
 
 @pytest.fixture(scope="module")
-def repaired(try_many, networks):
+def repaired(try_all, networks):
     sums = ("Mul", "Div", "Add", "Sub")
     cases = {
         **{
@@ -165,7 +155,7 @@ def repaired(try_many, networks):
             )
         },
     }
-    return try_many(cases)
+    return try_all("tflite", cases)
 
 
 @pytest.mark.backend
@@ -176,15 +166,16 @@ def test_repairs(repaired):
 
 
 @pytest.mark.backend
-def test_scales_that_miss_a_whole_size_are_right_or_not_converted(try_many, networks):
+def test_scales_that_miss_a_whole_size_are_right_or_not_converted(try_all, networks):
     """10 * 1.3 is 12.99.. in float32: ONNX makes 12 columns of it, onnx2tf may make 13."""
     ways = ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel")
     roundings = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
-    trials = try_many(
+    trials = try_all(
+        "tflite",
         {
             f"{way}-{rounding}": partial(resized, networks, way, rounding, (0.6, 1.3))
             for way, rounding in itertools.product(ways, roundings)
-        }
+        },
     )
     states = {name: trial.status for name, trial in trials.items()}
     assert set(states.values()) <= {"right", "refused"}, states
@@ -237,7 +228,7 @@ def turned(networks, perm):
 
 
 @pytest.fixture(scope="module")
-def layouts(try_many, networks):
+def layouts(try_all, networks):
     turns = [None, *([0, *perm] for perm in itertools.permutations((1, 2, 3)))]
     cases = {
         **{f"cube-{turn}": partial(cube, networks, turn) for turn in turns},
@@ -246,7 +237,7 @@ def layouts(try_many, networks):
         **{f"channels_last-{flat}": partial(channels_last, networks, flat) for flat in (0, 1)},
         **{build.__name__: partial(build, networks) for build in (line, clip, two_cubes)},
     }  # fmt: skip
-    return try_many(cases)
+    return try_all("tflite", cases)
 
 
 @pytest.mark.backend

@@ -30,15 +30,10 @@ pytestmark = pytest.mark.backend
 
 @pytest.fixture(scope="module")
 def try_many(try_all):
-    """`try_all` in int8, with tools that go on running."""
+    """`try_all` in int8."""
 
     def run(cases, **options):
-        warm = load(Path(__file__).with_name("trials.py")).Warm()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("wherry.testing.workshop.run_tool", warm.run_tool)
-            trials = try_all("tflite", cases, "int8", **options)
-        warm.close()
-        return trials
+        return try_all("tflite", cases, "int8", **options)
 
     return run
 
@@ -59,6 +54,12 @@ def test_network(trials, network_name):
         assert trial.status == "refused"
     else:
         check(trial)
+
+
+def test_a_tool_started_anew_makes_the_same(trials, made_anew):
+    """As of the last network that tools made which went on running."""
+    last = [trial for trial in trials.values() if trial.artifact][-1]
+    assert made_anew(last).digest == last.artifact.digest
 
 
 def uneven(networks):

@@ -6,6 +6,7 @@ more; here it has to be done for hundreds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import onnx
 
 from wherry.artifact import Artifact
+from wherry.engine import worker
 from wherry.errors import ParityError, ToolError, UnsupportedError
 from wherry.host import Host
 from wherry.model import Model
@@ -194,6 +196,19 @@ def without_nans(
     return ours, theirs
 
 
+@contextlib.contextmanager
+def warm(time_s: float = 120.0) -> Iterator[None]:
+    """Within, tools go on running from one request to the next; see `Warm`."""
+    workshop = sys.modules["wherry.testing.workshop"]
+    tools = Warm(time_s)
+    own, workshop.run_tool = workshop.run_tool, tools.run_tool
+    try:
+        yield
+    finally:
+        workshop.run_tool = own
+        tools.close()
+
+
 class Warm:
     """Tools that go on running: to start one takes longer than to convert a small network.
 
@@ -215,7 +230,7 @@ class Warm:
             tool = idle.get_nowait()
         except queue.Empty:
             tool = subprocess.Popen(
-                [python, HERE / "warm.py"],
+                [python, HERE / "warm.py"], env=worker._environment(python, scratch, None),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
             self._all.append(tool)

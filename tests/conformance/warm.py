@@ -1,13 +1,16 @@
 """Runs tools one after another in one process: ``warm.py``, a JSON line for each on stdin.
 
 A line names ``script``, ``request`` and ``response``; the script's ``main`` is called with the two
-paths, as it would call itself. The answer on stdout is a line: empty, or the error that escaped.
+paths, as it would call itself, in the folder of the request, where wherry would start it. The
+answer on stdout is a line: empty, or the error that escaped.
 """
 
 import contextlib
 import importlib.util
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 scripts = {}
@@ -24,11 +27,29 @@ def script(path):
     return scripts[path]
 
 
+def enter(folder):
+    """Work in a folder, also with temporary files."""
+    os.chdir(folder)
+    os.environ["TMPDIR"] = folder
+    tempfile.tempdir = folder
+
+
+def keep_schema():
+    """Let onnx2tf compile its schema once, and not for each folder that it writes into."""
+    builder = sys.modules.get("onnx2tf.tflite_builder")
+    if builder is not None and not hasattr(builder, "kept_schema"):
+        with tempfile.TemporaryDirectory() as folder:
+            builder.kept_schema = builder.load_schema_module(folder)
+        builder.load_schema_module = lambda folder: builder.kept_schema
+
+
 def main():
     answers = sys.stdout
     for line in sys.stdin:
         asked = json.loads(line)
         said = ""
+        enter(str(Path(asked["request"]).parent))
+        keep_schema()
         with contextlib.redirect_stdout(sys.stderr):
             try:
                 script(asked["script"]).main(asked["request"], asked["response"])

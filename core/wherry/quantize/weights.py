@@ -84,6 +84,8 @@ def _turned(whole: np.ndarray, errors: np.ndarray, most: int) -> np.ndarray:
     sums = errors.sum(axis=1, keepdims=True)
     sign = np.sign(sums)
     gain = np.where(np.abs(whole - sign) <= most, errors * sign, -1)
-    place = np.argsort(np.argsort(-gain, axis=1, kind="stable"), axis=1, kind="stable")
+    order = np.argsort(-gain, axis=1, kind="stable")
+    place = np.empty_like(order)  # a second sort would give the same, at the cost of the first
+    np.put_along_axis(place, order, np.arange(order.shape[1])[None], axis=1)
     turned: np.ndarray = np.where((place < np.rint(np.abs(sums))) & (gain > 0), sign, 0)
     return turned
