@@ -123,7 +123,8 @@ class Outlook:
                     f"about {bytes_text(sent)} sent to boards in fp32, instead of "
                     f"{bytes_text(before)}"
                 )
-        if before and changed and not self.packed:
+        # in whole numbers a target's weights share values anyway
+        if before and changed and not self.packed and (fp32 or self.zeros != 0):
             found.append("zeros and shared values are sent in fewer bytes with `pack.huffman` last")
         return "; ".join(found)
 

@@ -168,6 +168,13 @@ def test_other_precisions_are_not_foretold_and_no_weights_are_not_sent():
     assert shared.words(Contents(0, 0, 500)) == "50% of the multiplications are asked for"
 
 
+def test_packing_is_spoken_of_where_it_brings_something():
+    contents = Contents(100_000, 0, 500)
+    assert "`pack.huffman`" in Outlook(bits=None).words(contents)
+    assert Outlook(bits=None).words(contents, fp32=False) == ""  # 8 bits share values anyway
+    assert "`pack.huffman`" in Outlook(zeros=0.5).words(contents, fp32=False)
+
+
 @pytest.mark.parametrize(
     "figures", [{"macs": -1}, {"macs": float("nan")}, {"zeros": 1.5}, {"bits": 64}]
 )
