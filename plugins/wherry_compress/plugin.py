@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+import wherry
 from wherry.errors import EnvironmentError_
 from wherry.hookspecs import hookimpl
 from wherry.model import Model
@@ -56,6 +57,7 @@ def _files(member: Member) -> tuple[Path, ...]:
     else:
         own = sorted((HERE / module[0]).rglob("*.py"))
     shared = [HERE / "job.py", HERE / "work.py", *sorted((HERE / "graph").glob("*.py"))]
+    shared.append(Path(wherry.__file__).with_name("costs.py"))
     for package in member.also:
         (folder,) = importlib.import_module(package).__path__
         shared += sorted(Path(folder).glob("*.py"))

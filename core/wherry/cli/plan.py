@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from wherry.errors import UnsupportedError
 from wherry.outlook import UNKNOWN, Contents, Outlook
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from wherry.host import Host
     from wherry.manifest import Manifest
     from wherry.model import Model
@@ -32,8 +35,10 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         not convert in the original model), ``passes`` (what each brings on each of the targets'
         backends), ``variants`` (name to ``macs``, a share of the model's, and
         ``sent_bytes_fp32``, each null where only a run tells, and ``words`` of them, empty where
-        the passes change neither), ``model``, ``candidates``: tags by which targets ask for a
-        device, to the devices that have them all.
+        the passes change neither), ``costs`` of the model as it is given (``macs``,
+        ``parameters``, ``peak_activation_bytes`` and the ``peak_node`` where they are alive, and
+        ``nodes``: see `wherry.costs`; or a ``problem``), ``model``, ``candidates``: tags by which
+        targets ask for a device, to the devices that have them all.
     """
     from wherry.execute import prepare
 
@@ -43,8 +48,10 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         model, static = _model(prepared.plan.manifest, host, Path(folder))
         rows = _rows(prepared.plan, static, host)
         variants = _outlooks(prepared.plan.manifest, model, host)
+        costs = _costs(static)
     return {
         "manifest": str(prepared.plan.manifest.path),
+        "costs": costs,
         "model": {
             "path": None if path is None else str(path),
             "digest": model.digest,
@@ -60,6 +67,23 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         "candidates": _candidates(prepared.plan.manifest),
         "passes": _effects(prepared.plan.manifest, host),
         "variants": variants,
+    }
+
+
+def _costs(model: Model) -> dict[str, Any]:
+    """What the model costs as the file says it, or why that cannot be counted."""
+    from wherry.costs import measure
+
+    try:
+        found = measure(model.proto())
+    except UnsupportedError as error:
+        return {"problem": str(error)}
+    return {
+        "macs": found.macs,
+        "parameters": found.parameters,
+        "peak_activation_bytes": found.peak_bytes,
+        "peak_node": found.peak_node,
+        "nodes": [{"node": name, **asdict(node)} for name, node in found.nodes.items()],
     }
 
 
@@ -165,8 +189,9 @@ def _rows(plan: Plan, model: Model, host: Host) -> list[dict[str, Any]]:
 @click.command(name="plan", short_help="Show what a run would do.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Override a value.")
+@click.option("--nodes", is_flag=True, help="Show what each node of the model costs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
+def command(manifest: Path, sets: tuple[str, ...], nodes: bool, as_json: bool) -> None:
     """Show the steps and targets of MANIFEST, and the operators that a backend does not support."""
     found = plan(manifest, sets=sets)
     if as_json:
@@ -193,6 +218,9 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
         words = (row["variant"], target["backend"], target["precision"], target["device"], options)
         table.add_row(*(escape(word) for word in (*words, verdict)))
     console.print(table)
+    console.print(escape(_costs_in_words(found["costs"])), soft_wrap=True)
+    if nodes and "nodes" in found["costs"]:
+        console.print(_nodes(found["costs"]))
     for word, names in found["candidates"].items():
         console.print(escape(f"{word}: the first free of {', '.join(names)}"), soft_wrap=True)
     for backend, problem in _problems(found):
@@ -207,6 +235,47 @@ def command(manifest: Path, sets: tuple[str, ...], as_json: bool) -> None:
         for effect, backends in alike.items():
             text = f"pass {name} on {', '.join(backends)}: {effect}"
             console.print(escape(text), soft_wrap=True)
+
+
+def _costs_in_words(costs: Mapping[str, Any]) -> str:
+    from wherry.reports.words import bytes_text
+
+    if "problem" in costs:
+        return f"model: {costs['problem']}"
+    where = f", at {costs['peak_node']}" if costs["peak_node"] else ""
+    return (
+        f"model: {_short(costs['macs'])} multiply-accumulates, {_short(costs['parameters'])} "
+        f"parameters, at most {bytes_text(costs['peak_activation_bytes'])} of activations{where}"
+    )
+
+
+def _nodes(costs: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from wherry.reports.words import bytes_text
+
+    table = Table()
+    for head in ("node", "operator"):
+        table.add_column(head, overflow="fold")  # names are there to be copied
+    for head in ("MACs", "of all", "parameters", "output"):
+        table.add_column(head, justify="right")
+    for node in costs["nodes"]:
+        if node["operator"] == "Constant":
+            continue
+        share = f"{node['macs'] / costs['macs']:.1%}" if node["macs"] else ""
+        numbers = (_short(node["macs"]), share, _short(node["parameters"]))
+        words = (node["node"], node["operator"], *numbers, bytes_text(node["output_bytes"]))
+        table.add_row(*map(Text, words))
+    return table
+
+
+def _short(count: int) -> str:
+    """``1.25 M``; whole below a thousand."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)
 
 
 def _problems(found: dict[str, Any]) -> list[tuple[str, str]]:
