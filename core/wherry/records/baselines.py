@@ -73,12 +73,12 @@ class Baselines:
 
         if is_file(against):
             return read_baseline(Path(against))
+        own, manifest = (self._record.values[key] for key in ("run_id", "manifest"))
         with Records.open() as records:
             if against == BEST:
-                return best(records, self._new, allow=allow)
-            own = self._record.values["run_id"]
+                return best(records, self._new, manifest=manifest, allow=allow)
             if against == "last":
-                return last_of(records, self._record.values["manifest"], own)
+                return last_of(records, manifest, own)
             return tagged(records, against.removeprefix(TAG), own)
 
     def _with_fp32(self) -> Entries:

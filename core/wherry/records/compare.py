@@ -37,6 +37,9 @@ into their files; memory comes in pages and arenas, and power from a few reading
 
 UNITS = {LATENCY: "ms", SIZE: "B", MEMORY: "B", ENERGY: "mJ"}
 
+OTHER_MODEL = "the model is another"
+"""The first thing to know of a change, in ``differs`` and in a gate's line."""
+
 VERDICTS = ("worse", "better", "same", "not comparable")
 
 
@@ -177,7 +180,7 @@ def figures_of(base: TargetSnapshot, new: TargetSnapshot) -> list[str]:
 def _differs(base: TargetSnapshot, new: TargetSnapshot) -> Iterator[str]:
     """What is another on both sides and may be why: for people."""
     if base.model != new.model:
-        yield "the model is another"
+        yield OTHER_MODEL
     if base.runtime != new.runtime:
         yield f"runtime {base.runtime} against {new.runtime}"
     if base.artifact != new.artifact:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import WherryError
+from wherry.records.compare import OTHER_MODEL
 from wherry.reports import RunRecord
 from wherry.reports.comparison_words import change_text, interval_text
 from wherry.stats import P90_SAMPLES
@@ -126,12 +127,15 @@ def _judge(
     if gate.max is not None:
         bounds.append((gate.max - value, f"{shown}, at most {_text(gate.max)}"))
     base: float | None = None
+    differs = ""
     if gate.against is not None:
         found = _compared(gate, name, baselines)
         if isinstance(found, str):
             return _Finding(-math.inf, value, name, f"{name}: {found}")
-        value, base = found["new"], found["base"]  # to the digits that a baseline file has
-        bounds += _relative_bounds(gate, found)
+        figure, entry = found
+        value, base = figure["new"], figure["base"]  # to the digits that a baseline file has
+        bounds += _relative_bounds(gate, figure)
+        differs = _differs(entry)
     elif gate.max_drop is not None:
         original = _number((values["reference"] or {"metrics": {}})["metrics"].get(metric))
         if original is None:
@@ -146,13 +150,24 @@ def _judge(
         reason += ", within noise: the bound lies in the 95 % interval"
     if metric in TIMED and not latency["clean"]:
         reason += "; the measurement is not clean"
+    reason += differs
     if gate.allow:
         reason += f"; unlike measurements are allowed: {', '.join(sorted(gate.allow))}"
     return _Finding(slack, value, name, f"{name}: {reason}", base)
 
 
-def _compared(gate: Gate, name: str, baselines: Baselines | None) -> Mapping[str, Any] | str:
-    """The gate's figure of a result against its base's; a sentence where they are not compared."""
+def _differs(entry: Mapping[str, Any]) -> str:
+    """What a reader of the verdict has to know of its base."""
+    return f"; {OTHER_MODEL}" if OTHER_MODEL in entry["differs"] else ""
+
+
+def _compared(
+    gate: Gate, name: str, baselines: Baselines | None
+) -> tuple[Mapping[str, Any], Mapping[str, Any]] | str:
+    """The gate's figure of a result against its base's, and the comparison's result that has it.
+
+    A sentence where they are not compared.
+    """
     assert gate.against is not None
     if baselines is None:
         return f"there is no {gate.against} to compare with"
@@ -168,8 +183,8 @@ def _compared(gate: Gate, name: str, baselines: Baselines | None) -> Mapping[str
     if figure is None:
         return f"neither has {gate.metric}"
     if figure["verdict"] == "not comparable":
-        return f"not comparable with {gate.against}: {figure['why']}"
-    return figure
+        return f"not comparable with {gate.against}: {figure['why']}{_differs(entry)}"
+    return figure, entry
 
 
 NEW_BASELINE = (

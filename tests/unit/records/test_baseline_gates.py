@@ -95,7 +95,7 @@ def test_a_missing_baseline_fails_and_says_what_to_do(database, tmp_path):
     for against, words in (
         ("last", "there is no earlier run of manifests/quickstart.yaml"),
         ("tag:release", "no other run has the tag 'release'"),
-        ("best", "no other run has a clean measurement"),
+        ("best", "no other run of manifests/quickstart.yaml has a clean measurement"),
     ):
         found = judge(gate(against, max_increase=PERCENT), measured())
         assert not found["passed"]
@@ -167,6 +167,22 @@ def test_a_run_that_is_kept_is_compared_with_those_before_it(database):
         asked = gate(against, max_increase=PERCENT)
         (found,) = evaluate([asked], mine.values, Baselines(mine))
         assert found["base"] == pytest.approx(4.0, rel=1e-3), against
+
+
+def test_another_network_is_no_best_and_another_model_is_told(database, file):
+    with database() as records:
+        records.save(run_of(measured(4.0), run_id="20261120-000000-0001"))
+        records.save(run_of(measured(1.0), run_id="20261121-000000-0001", manifest="/ci/tiny.yaml"))
+    retrained = {"model": {"digest": "ff" * 32}}
+    found = judge(gate("best", max_increase=PERCENT), measured(4.0), **retrained)
+    assert found["passed"] and found["base"] == pytest.approx(4.0, rel=1e-3)
+    assert "at most 5 %; the model is another" in found["reason"]
+    assert "another" not in judge(gate("best", max_increase=PERCENT), measured(4.0))["reason"]
+    unlike = judge(
+        gate(file, max_increase=PERCENT), measured(latency={"clean": False}), **retrained
+    )
+    assert not unlike["passed"]
+    assert "not-clean: the new one; the model is another" in unlike["reason"]
 
 
 def fp32_and(int8_ms, *, fp32="original, onnxruntime fp32 on pi4", **changes):
