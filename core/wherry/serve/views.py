@@ -86,8 +86,8 @@ def trend(site: Site, target_key: str, query: Query) -> Values:
 
     Returns:
         ``target``; ``metric``; ``metrics``: what can be asked for; ``points``, each with
-        ``series``, the place in ``series`` of what timed it, on which board: only points of one
-        may be joined; None: it was not measured.
+        ``series``, the place in ``series`` of what timed it, on which board, for which manifest:
+        only points of one may be joined; None: it was not measured.
     """
     summaries = site.records.targets(target_key=target_key)
     if not summaries:
@@ -107,8 +107,8 @@ def trend(site: Site, target_key: str, query: Query) -> Values:
         "metric": metric,
         "metrics": metrics,
         "series": [
-            {"timed_by": timed_by, "board": board, "emulated": emulated}
-            for timed_by, board, emulated in kinds
+            {"timed_by": timed_by, "board": board, "emulated": emulated, "manifest": manifest}
+            for timed_by, board, emulated, manifest in kinds
         ],
         "points": [
             {
@@ -120,8 +120,9 @@ def trend(site: Site, target_key: str, query: Query) -> Values:
     }
 
 
-def _kind(point: Point) -> tuple[str | None, str | None, bool | None]:
-    return point.timed_by, point.board, point.emulated
+def _kind(point: Point) -> tuple[str | None, str | None, bool | None, str]:
+    """Not the model: what it became when it was trained anew is what a trend is looked at for."""
+    return point.timed_by, point.board, point.emulated, point.manifest
 
 
 def compare(site: Site, query: Query) -> Values:
