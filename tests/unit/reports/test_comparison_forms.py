@@ -137,6 +137,7 @@ def test_a_place_has_a_file_a_line_and_a_column(location, properties):
 
 @given(message=hostile, title=hostile, location=hostile)
 @example("x\n::set-env name=PATH::/", "a::b,c=d%0A", "m\r\n::error::,line=1:2:3")
+@example("a\u2028b", "c\u2029d", "\u2028")
 def test_nothing_in_a_name_makes_another_command(message, title, location):
     line = command("error", message, title, location)
     assert line.splitlines() == [line], "no character ends the line"
