@@ -24,7 +24,10 @@ from wherry.records.likeness import (
     Unlike,
     check_reasons,
     differences,
+    disturbed,
+    one_measurement,
     pair,
+    took_turns,
 )
 from wherry.records.snapshot import Score, Snapshot, TargetSnapshot
 
@@ -178,13 +181,19 @@ def figures_of(base: TargetSnapshot, new: TargetSnapshot) -> list[str]:
 
 
 def _differs(base: TargetSnapshot, new: TargetSnapshot) -> Iterator[str]:
-    """What is another on both sides and may be why: for people."""
+    """What is another on both sides and may be why, and how it was measured: for people."""
     if base.model != new.model:
         yield OTHER_MODEL
     if base.runtime != new.runtime:
         yield f"runtime {base.runtime} against {new.runtime}"
     if base.artifact != new.artifact:
         yield "the artifact is another"
+    which = disturbed(base, new)
+    if which and took_turns(base, new) and not one_measurement(base, new):
+        if which == "both":
+            yield "neither is clean; they took turns, and what disturbed one disturbed the other"
+        else:
+            yield f"{which} is not clean; they took turns, and rounds are compared in pairs"
 
 
 def _figure(
@@ -240,11 +249,9 @@ def _latency(base: TargetSnapshot, new: TargetSnapshot) -> dict[str, Any]:
     if least := [len(s.medians) for s in sides if len(s.medians) < LEAST_ROUNDS]:
         why = f"rounds: {min(least)} of a side, and it takes {LEAST_ROUNDS} to know their noise"
         return {"verdict": "not comparable", "why": why}
-    one_run = bool(new.measured_in) and base.measured_in == new.measured_in
-    in_turns = bool(new.turns) and base.turns == new.turns
-    if one_run and base.artifact == new.artifact and base.name == new.name:
+    if one_measurement(base, new):
         return {"verdict": "same", "why": "it is the same measurement"}
-    found = latency_difference(sides[0], sides[1], in_turns=one_run or in_turns)
+    found = latency_difference(sides[0], sides[1], in_turns=took_turns(base, new))
     return {
         "change": found.change,
         "ci95": [base.timing.median_ms * end for end in found.ci95],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from wherry.difference import makes_pairs
 from wherry.errors import UsageError
 from wherry.records.rows import target_key
 from wherry.records.snapshot import Board, TargetSnapshot, Timing
@@ -117,6 +118,8 @@ def differences(base: TargetSnapshot, new: TargetSnapshot) -> list[Unlike]:
     if base.timing and new.timing:
         for reason, text in _timings(base.timing, new.timing):
             add(reason, text, timed if reason != "emulated" else physical)
+        if (which := disturbed(base, new)) and (hit := timed - _borne_alike(base, new)):
+            add("not-clean", which, hit)
     if (base.data, base.evaluated) != (new.data, new.evaluated):
         samples = f"{base.evaluated} samples against {new.evaluated}"
         same = base.evaluated == new.evaluated
@@ -159,12 +162,49 @@ def _timings(base: Timing, new: Timing) -> Iterator[tuple[str, str]]:
         yield "timer", f"{base.timed_by} against {new.timed_by}"
     if base.convention != new.convention:
         yield "convention", f"{base.convention} against {new.convention}"
-    for reason, first, second in (
-        ("emulated", base.emulated, new.emulated),
-        ("not-clean", not base.clean, not new.clean),
-    ):
-        if first or second:
-            yield reason, "both" if first and second else ("the base" if first else "the new one")
+    if which := _which(base.emulated, new.emulated):
+        yield "emulated", which
+
+
+def _which(base: bool, new: bool) -> str:
+    """Of which side something is true; empty: of none."""
+    return "both" if base and new else "the base" if base else "the new one" if new else ""
+
+
+def disturbed(base: TargetSnapshot, new: TargetSnapshot) -> str:
+    """Which of two that were timed is not clean; empty: none."""
+    if base.timing is None or new.timing is None:
+        return ""
+    return _which(not base.timing.clean, not new.timing.clean)
+
+
+def took_turns(base: TargetSnapshot, new: TargetSnapshot) -> bool:
+    """Whether their rounds took turns, in one run or in two; of one measurement, too."""
+    one_run = bool(new.measured_in) and base.measured_in == new.measured_in
+    return one_run or (bool(new.turns) and base.turns == new.turns)
+
+
+def one_measurement(base: TargetSnapshot, new: TargetSnapshot) -> bool:
+    """Whether one of them was taken from the store, or both, so that they are the same."""
+    same = (base.measured_in, base.artifact, base.name) == (new.measured_in, new.artifact, new.name)
+    return same and bool(new.measured_in)
+
+
+def _borne_alike(base: TargetSnapshot, new: TargetSnapshot) -> frozenset[str]:
+    """The figures that are compared although something disturbed the measurement of a side.
+
+    What disturbed both in turns fell on both alike. Where one side alone is marked: which side goes
+    first is drawn for each pair, so that what came from outside hit either by chance; a pair has a
+    rank and no more, so that a few do not decide; and what comes with a side, as its heat, is its
+    own. Without pairs a few could decide, and energy has none.
+    """
+    if base.timing is None or new.timing is None or not took_turns(base, new):
+        return frozenset()
+    if not (base.timing.clean or new.timing.clean):
+        return frozenset({LATENCY, ENERGY})
+    known = None not in {base.energy_mj, new.energy_mj}
+    paired = makes_pairs(base.timing.round_ms, new.timing.round_ms)
+    return frozenset({LATENCY} if paired else ()) | frozenset(() if known else {ENERGY})
 
 
 def _changed(base: Mapping[str, str], new: Mapping[str, str]) -> str:
