@@ -207,7 +207,9 @@ def _relative_bounds(gate: Gate, figure: Mapping[str, Any]) -> list[tuple[float,
             difference = base * figure["change"]
         most = gate.max_increase.amount * (base if gate.max_increase.relative else 1.0)
         slack = most - difference + 1e-12 * (abs(base) + abs(value))
-        text = f"{shown}, {change_text(figure)}{noise}, at most {_amount_text(gate.max_increase)}"
+        over = gate.max_increase.amount if gate.max_increase.relative else 0.0
+        text = f"{shown}, {change_text(figure, over)}{noise}, "
+        text += f"at most {_amount_text(gate.max_increase)}"
         if slack < 0 and figure["verdict"] == "same" and gate.metric in NOISY:
             slack, text = 0.0, f"{text}: more, but within noise"
         bounds.append((slack, text))

@@ -11,6 +11,8 @@ from wherry.records.rows import target_key
 from wherry.records.snapshot import Board, TargetSnapshot, Timing
 
 LATENCY, SIZE, MEMORY, ENERGY = "latency.median_ms", "size_bytes", "peak_memory_bytes", "energy_mj"
+ORIGINAL = "original"
+"""The reason that no time and no board takes away."""
 
 REASONS: Mapping[str, str] = {
     "options": "they ran with other options, such as another number of threads",
@@ -23,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "convention": "wherry measured in two ways",
     "data": "the metrics are over other samples",
     "metric": "a metric is made in two ways",
-    "original": "a metric against the original, and the originals differ",
+    ORIGINAL: "a metric against the original, and the originals differ",
     "energy": "the energy was found in two ways",
 }
 """Why figures are not compared; each can be allowed by its word."""
@@ -129,7 +131,7 @@ def differences(base: TargetSnapshot, new: TargetSnapshot) -> list[Unlike]:
         if (one.definition, one.better, one.unit) != (other.definition, other.better, other.unit):
             add("metric", f"{name} is made by other code", frozenset({name}))
         if base.model != new.model and "original" in {one.against, other.against}:
-            add("original", f"{name} is against each run's own original", frozenset({name}))
+            add(ORIGINAL, f"{name} is against each run's own original", frozenset({name}))
     if base.energy_by != new.energy_by and None not in {base.energy_mj, new.energy_mj}:
         add("energy", f"{base.energy_by} against {new.energy_by}", frozenset({ENERGY}))
     return found

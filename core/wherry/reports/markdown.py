@@ -43,6 +43,8 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     for each in comparison["failures"]:
         text = comparison_words.failure_text(each, comparison)
         lines.append(f"- **fails**: {escaped(text)}")
+    if remedy := comparison_words.failures_remedy(comparison):
+        lines.append(f"- {escaped(remedy)}")
     lines += [f"- note: {escaped(note)}" for note in comparison_words.notes(comparison)]
     if len(every) > len(changed):
         summary = f"<details><summary>All {len(every)} figures</summary>"
