@@ -7,13 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from wherry.errors import UsageError, WherryError
+from wherry.manifest.sections import ORIGINAL
 from wherry.records.compare import compare, compare_targets
+from wherry.records.likeness import key_of, took_turns
 from wherry.records.naming import TAG
 from wherry.records.sides import BEST, best, is_file, last_of, tagged
 from wherry.records.snapshot import Snapshot, plain, read_baseline, snapshot
 from wherry.reports import RunRecord
 
 FP32 = "fp32"
+
+_LONELY = {
+    FP32: (
+        "no peer in fp32 that the same clock timed",
+        "Add the precision fp32 to its targets, or narrow the gate's `where:`.",
+    ),
+    ORIGINAL: (
+        "no original on the same target",
+        "Let the variant `original` run there, too, or narrow the gate's `where:`.",
+    ),
+}
+"""What a gate compares with in the run itself: what a target without it has, and what to do."""
 
 Entries = dict[str, dict[str, Any]]
 """A comparison's results by their names."""
@@ -43,7 +57,7 @@ class Baselines:
             name: of the result.
 
         Raises:
-            UsageError: there is no such run, or no peer in fp32.
+            UsageError: there is no such run, or no peer in this one.
             StoreError: it cannot be read.
         """
         key = (against, allow)
@@ -56,15 +70,13 @@ class Baselines:
         if isinstance(found, WherryError):
             raise found
         if (name := plain(name)) not in found:
-            raise UsageError(
-                f"{name} has no peer in fp32 that the same clock timed",
-                remedy="Add the precision fp32 to its targets, or narrow the gate's `where:`.",
-            )
+            what, remedy = _LONELY[against]
+            raise UsageError(f"{name} has {what}", remedy=remedy)
         return found[name]
 
     def _compare(self, against: str, allow: frozenset[str]) -> Entries:
-        if against == FP32:
-            return self._with_fp32()
+        if against in _LONELY:
+            return self._within(against)
         entries = compare(self._side(against, allow), self._new, allow=allow)["results"]
         return {entry["name"]: entry for entry in entries if entry["new_run"] is not None}
 
@@ -81,12 +93,20 @@ class Baselines:
                 return last_of(records, manifest, own)
             return tagged(records, against.removeprefix(TAG), own)
 
-    def _with_fp32(self) -> Entries:
-        """Both were measured in turns: what disturbed the one disturbed the other."""
+    def _within(self, against: str) -> Entries:
+        """Of each target and its peer in this run.
+
+        Rounds of one run take turns: what disturbed the one disturbed the other.
+        """
         mine = {target.name: target for target in self._new.targets}
-        allowed = frozenset({"options", "not-clean"})
-        return {
-            name: compare_targets(mine[target.fp32], target, allowed)
-            for name, target in mine.items()
-            if target.fp32 in mine
-        }
+        originals = {key_of(one): name for name, one in mine.items() if one.variant == ORIGINAL}
+        found = {}
+        for name, target in mine.items():
+            alike = key_of(target.model_copy(update={"variant": ORIGINAL}))
+            peer = target.fp32 if against == FP32 else originals.get(alike, "")
+            if peer in mine:
+                turns = {"not-clean"} if took_turns(mine[peer], target) else set()
+                options = {"options"} if against == FP32 else set()  # some are of a precision
+                allowed = frozenset(turns | options)
+                found[name] = compare_targets(mine[peer], target, allowed)
+        return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import WherryError
+from wherry.manifest.sections import ORIGINAL
 from wherry.records.compare import OTHER_MODEL
 from wherry.reports import RunRecord
 from wherry.reports.comparison_words import change_text, interval_text
@@ -93,6 +94,8 @@ def _evaluate(gate: Gate, values: Mapping[str, Any], baselines: Baselines | None
 
 def _selects(gate: Gate, result: Mapping[str, Any]) -> bool:
     where, target = gate.where, result["target"]
+    if not gate.speaks_of(result["variant"]):
+        return False
     wanted = (
         (where.variant, result["variant"]),
         (where.backend, target["backend"]),
@@ -176,7 +179,7 @@ def _compared(
     except WherryError as error:
         return f"there is nothing to compare with: {error}"
     if entry["status"] != "compared":
-        return f"{entry['why']}: {NEW_BASELINE}"
+        return entry["why"] if gate.against in WITHIN else f"{entry['why']}: {NEW_BASELINE}"
     figure: Mapping[str, Any] | None = next(
         (each for each in entry["figures"] if each["figure"] == gate.metric), None
     )
@@ -186,6 +189,9 @@ def _compared(
         return f"not comparable with {gate.against}: {figure['why']}{_differs(entry)}"
     return figure, entry
 
+
+WITHIN = ("fp32", ORIGINAL)
+"""What is compared with in the run itself."""
 
 NEW_BASELINE = (
     "name another baseline, or write one anew: `wherry report --output NAME.baseline.json`"

@@ -120,6 +120,10 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
         _Column("95 %", [f"{low}-{high}" for low, high in intervals], optional=True),
         _Column("vs fp32", [words.speedup_text(r["speedup_vs_fp32"]) for r in results]),
     ]
+    if words.shows_original(results):
+        ups = [words.speedup_text(r.get("speedup_vs_original")) for r in results]
+        # it can be told from the medians; what these are worth cannot, and stays longer
+        columns.append(_Column("vs original", ups, optional=True))
     for name in metrics:
         cells = [words.metric_text(result["metrics"].get(name)) for result in results]
         columns.append(_Column(name, cells))

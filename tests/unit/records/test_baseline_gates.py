@@ -204,6 +204,48 @@ def test_a_speed_up_against_fp32(ms, passed):
     assert not found["passed"]
 
 
+def pruned(ms, **changes):
+    return [measured(5.0, **changes), measured(ms, "slim", **changes)]
+
+
+@pytest.mark.parametrize(
+    ("ms", "bounds", "passed", "words"),
+    [
+        (4.0, {"min_speedup": 1.2}, True, "x1.25"),
+        (4.5, {"min_speedup": 1.2}, False, "x1.11"),
+        (5.5, {"max_increase": PERCENT}, False, "+10.0 %"),
+        (5.01, {"max_increase": Drop(0.0)}, True, "more, but within noise"),
+    ],
+)
+def test_the_latency_against_the_original_on_the_same_target(ms, bounds, passed, words):
+    found = judge(gate("original", **bounds), *pruned(ms))
+    assert found["passed"] is passed, found["reason"]
+    assert words in found["reason"]
+    assert found["result"].startswith("slim"), "the original is not compared with itself"
+    assert found["base"] == pytest.approx(5.0, rel=1e-3)
+    busy = judge(gate("original", **bounds), *pruned(ms, latency={"clean": False}))
+    assert busy["passed"] is passed
+    assert "the measurement is not clean" in busy["reason"]
+
+
+@pytest.mark.parametrize("metric", ["size_bytes", "peak_memory_bytes", "energy_mj"])
+def test_what_else_is_compared_with_the_original(metric):
+    less = Drop(0.0)
+    sides = measured(**{metric: 1000}), measured(5.0, "slim", **{metric: 1200})
+    found = judge(gate("original", metric, max_increase=less), *sides)
+    assert not found["passed"] and "1200 against 1000, +20.0 %" in found["reason"]
+    assert judge(gate("original", metric, max_increase=Drop(0.3, relative=True)), *sides)["passed"]
+
+
+def test_without_an_original_on_the_target_it_fails():
+    asked = gate("original", max_increase=PERCENT)
+    found = judge(asked, measured(), measured(5.0, "slim", "ncnn"))
+    assert "has no original on the same target" in found["reason"] and not found["passed"]
+    broken = judge(asked, result_of(ms=None), measured(5.0, "slim"))
+    assert not broken["passed"]
+    assert broken["reason"].endswith("the base was not measured: it broke")
+
+
 def test_without_a_peer_in_fp32_it_fails():
     found = judge(gate("fp32", min_speedup=0.1), *fp32_and(2.5, fp32=None))
     assert not found["passed"]
