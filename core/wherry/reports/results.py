@@ -185,7 +185,9 @@ def columns(
             found: float | None = result.get("speedup_vs_original")
             return found
 
-        found.append(Column("vs original", lambda r: words.speedup_text(original(r)), original))
+        found.append(
+            Column("vs original", lambda r: words.speedup_text(original(r)), original, fine=True)
+        )
     found += [
         *(metric(name) for name in metrics),
         Column("size", words.size_text, of("size_bytes")),
