@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wherry.errors import UsageError, WherryError
+from wherry.errors import StoreError, UsageError, WherryError
+from wherry.manifest.problems import Problems
 from wherry.manifest.sections import ORIGINAL
 from wherry.records.compare import compare, compare_targets
 from wherry.records.likeness import key_of, took_turns
@@ -14,6 +15,9 @@ from wherry.records.naming import TAG
 from wherry.records.sides import BEST, best, is_file, last_of, tagged
 from wherry.records.snapshot import Snapshot, plain, read_baseline, snapshot
 from wherry.reports import RunRecord
+
+if TYPE_CHECKING:
+    from wherry.manifest.sections import Manifest
 
 FP32 = "fp32"
 
@@ -31,6 +35,36 @@ _LONELY = {
 
 Entries = dict[str, dict[str, Any]]
 """A comparison's results by their names."""
+
+
+def check_bases(manifest: Manifest) -> None:
+    """Say now of baseline files and tags what gates would say when everything was measured.
+
+    Not of ``last`` and ``best``: a run that fails by them is kept, and the next one has them.
+
+    Raises:
+        ManifestError: one is not there or damaged; all are told.
+    """
+    from wherry.records.database import Records
+
+    problems = Problems()
+    for index, gate in enumerate(manifest.gates):
+        against = gate.against or ""
+        try:
+            if is_file(against):
+                read_baseline(Path(against))
+            elif against.startswith(TAG):
+                with Records.open() as records:
+                    tagged(records, against.removeprefix(TAG), but="")
+        except (UsageError, StoreError) as error:
+            place = manifest.root.at(("gates", index, "against"))
+            problems.add(place, nothing_there(error), "A run without gates: `--set gates=[]`.")
+    problems.check()
+
+
+def nothing_there(error: WherryError) -> str:
+    """Why a gate has nothing to compare with: before the run and after it."""
+    return f"there is nothing to compare with: {error}"
 
 
 class Baselines:

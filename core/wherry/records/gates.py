@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.errors import WherryError
 from wherry.manifest.sections import ORIGINAL
+from wherry.records.baselines import nothing_there
 from wherry.records.compare import OTHER_MODEL
 from wherry.reports import RunRecord
 from wherry.reports.comparison_words import change_text, interval_text
@@ -177,7 +178,7 @@ def _compared(
     try:
         entry = baselines.entry(gate.against, gate.allow, name)
     except WherryError as error:
-        return f"there is nothing to compare with: {error}"
+        return nothing_there(error)
     if entry["status"] != "compared":
         return entry["why"] if gate.against in WITHIN else f"{entry['why']}: {NEW_BASELINE}"
     figure: Mapping[str, Any] | None = next(
