@@ -51,8 +51,12 @@ def test_other_variants_show_what_they_are_against_the_original(make):
     results = [
         make.result("original", ms=2.0, speedup_vs_original=1.0),
         make.result("slim", ms=1.0, speedup_vs_original=2.0),
-        make.result("slim", "ncnn", ms=1.0),
+        make.result("slim", "ncnn", "fp16", ms=1.0),
     ]
+    assert "vs original" not in printed(make.record(*results)), "there is no room for it"
+    head, *rows = table(printed(make.record(*results[:2])))
+    assert ["x1.00" in rows[0], "x2.00" in rows[1]] == [True, True]
+    assert "original" in head and "fp32" not in head, "which all are"
     head, *rows = table(printed(make.record(*results), 120))
     assert "95 % vs fp32 vs original top1" in " ".join(head.split())
     assert [row.split()[5:7] for row in rows] == [
