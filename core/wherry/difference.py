@@ -103,7 +103,7 @@ def latency_difference(
             )
     centre = math.log(new.median / base.median)
     logs = [np.log(np.asarray(side.medians, np.float64)) for side in (base, new)]
-    if in_turns and len(logs[0]) == len(logs[1]) >= LEAST_PAIRS:
+    if in_turns and makes_pairs(base.medians, new.medians):
         apart = logs[1] - logs[0]
         low, high = shift_interval(apart)
         interval = (low - LEAST_APART, high + LEAST_APART)
@@ -117,6 +117,11 @@ def latency_difference(
     half = _student(freedom) * math.sqrt(variance)
     p = mann_whitney(base.medians, new.medians)
     return _judged(centre, (centre - half, centre + half), p)
+
+
+def makes_pairs(base: Sequence[float], new: Sequence[float]) -> bool:
+    """Whether rounds that took turns are enough to be compared in pairs."""
+    return len(base) == len(new) >= LEAST_PAIRS
 
 
 def _judged(centre: float, interval: tuple[float, float], p: float) -> Difference:

@@ -85,10 +85,12 @@ def prepare(
             measured; without, nothing is reached, and the plan cannot be run where there are any.
         earlier: the devices that another run has chosen so.
         tell: told what was chosen, and who has the devices while we wait.
-        narrow: makes of the loaded manifest the one that is planned; None: it is planned whole.
+        narrow: makes of the loaded manifest the one that is planned; None: it is planned whole, and
+            what its gates compare with has to be there.
 
     Raises:
         DeviceError: no device with some tags can be had.
+        ManifestError: something is wrong with the manifest, or a gate's baseline.
     """
     from wherry.choose import choose, with_devices
     from wherry.engine.environments import Environments
@@ -96,6 +98,7 @@ def prepare(
     from wherry.host import Host as HostClass
     from wherry.manifest import load_manifest
     from wherry.plan import make_plan
+    from wherry.records.baselines import check_bases
     from wherry.records.naming import new_run_id
     from wherry.records.requests import Request, digest_of
     from wherry.stages.services import Services as ServicesClass
@@ -104,7 +107,9 @@ def prepare(
     root, cancelled = home(), cancelled or threading.Event()
     host = host or HostClass.load()
     loaded = load_manifest(manifest, host, overrides=overrides)
-    if narrow is not None:
+    if narrow is None:
+        check_bases(loaded)
+    else:
         loaded = narrow(loaded)
     plan = make_plan(loaded, host, loaded.inventory)
     run_id = new_run_id()

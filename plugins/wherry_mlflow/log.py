@@ -24,7 +24,8 @@ RUN_TAG = "wherry.run_id"
 _PARAMS, _METRICS, _TAGS = 100, 1000, 100
 _KEY, _NAME, _PARAM, _TAG = 250, 250, 6000, 5000
 _SHAPES = ("latency", "parity", "sustained")
-_FIGURES = ("size_bytes", "packed_bytes", "peak_memory_bytes", "energy_mj", "speedup_vs_fp32")
+_FIGURES = ("size_bytes", "packed_bytes", "peak_memory_bytes", "energy_mj", "speedup_vs_fp32",
+            "speedup_vs_original")  # fmt: skip
 # A server that is down is told of in seconds, and nobody else of anything.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -206,7 +207,7 @@ def _target_params(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _target_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    figures: dict[str, Any] = {key: result[key] for key in _FIGURES}
+    figures: dict[str, Any] = {key: result.get(key) for key in _FIGURES}
     for section in _SHAPES:
         for key, value in (result[section] or {}).items():
             figures[f"{section}.{key}"] = value

@@ -15,7 +15,8 @@ order among them. Then runs are compared as ``wherry compare --allow not-clean``
 Each run is in several pairs. So the intervals of 95 % are by a bootstrap over the runs, not over
 the pairs. ``--pool FILE`` keeps the runs: what is there is not measured again.
 
-``--turns N`` does the same for ``wherry compare BASE.yaml NEW.yaml``, which runs both in turns: N
+``--turns N`` does the same for ``wherry compare BASE.yaml NEW.yaml``, which runs both in turns, and
+compares them without any flag also where they are not clean: N
 times three equal networks and the slower, 30 rounds each, all in turns; of each time the three
 pairs of equal ones are compared, and each with the slower. Intervals are by a bootstrap over the N
 times.

@@ -49,6 +49,10 @@ def served(library_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     token.write_text(TOKEN)
     token.chmod(0o600)
     with Records.open(f"sqlite:///{library_home}/records.db") as records:
+        for day, digest in (1, "11" * 32), (2, "22" * 32):  # a model that was trained anew
+            old = {"started": f"2026-10-0{day}T00:00:00+00:00", "model": {"digest": digest}}
+            result = result_of("slim", "ncnn", ms=float(day))
+            records.save(record_of(result, run_id=f"2026100{day}-000000-abcd", **old))
         days(records, 14, tag="nightly")
         hostile = page_records.hostile()
         records.save(hostile)
@@ -79,7 +83,7 @@ def target(served, opened) -> str:
 
 def test_the_pages_render_and_lead_to_each_other(opened, served):
     page = opened().visit(served)
-    assert page.locator("tbody tr").count() == 15
+    assert page.locator("tbody tr").count() == 17
     page.get_by_role("link", name="20261114").first.click()
     page.wait_for_selector("#pareto-chart svg")
     page.get_by_role("link", name="Compare with the run before").click()
@@ -101,6 +105,17 @@ def test_a_point_of_the_trend_opens_its_run(opened, served, target):
     page.wait_for_selector("#trend svg path")
     page.locator("#trend svg g.mark-symbol path").first.click(force=True)
     page.wait_for_url("**/runs/20261101-040500-0001")
+
+
+def test_a_point_whose_model_is_another_looks_other(opened, served):
+    page = opened().visit(served, "/targets")
+    page.get_by_role("link", name="slim, ncnn fp32 on pi4").click()
+    page.wait_for_selector("#trend svg path")
+    points = page.locator("#trend svg g.mark-symbol path")
+    shapes = [points.nth(place).get_attribute("d") for place in range(points.count())]
+    assert ["A" in shape for shape in shapes] == [True, False]  # arcs: a circle, and a diamond
+    assert page.locator("#trend svg g.mark-line path").count() == 1
+    assert page.get_by_text("another model", exact=True).count() == 1
 
 
 def test_runs_are_filtered_and_compared_by_keyboard(opened, served):

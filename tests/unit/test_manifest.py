@@ -431,7 +431,12 @@ def test_a_gate_knows_what_it_compares_with(load_text, tmp_path):
             "load_ms is not compared with other",
         ),
         ("{metric: size_bytes, max_increase: 5%}", "it is not said what is compared with"),
-        ("{metric: size_bytes, max_increase: 5%, against: original}", "nothing of the original"),
+        (
+            "{metric: size_bytes, max_increase: 5%, against: original}",
+            "no variant but the original is like that",
+        ),
+        ("{metric: top1, max_increase: 5%, against: original}", "no metric of this manifest"),
+        ("{metric: load_ms, max_increase: 5%, against: original}", "load_ms is not compared"),
         ("{metric: size_bytes, max_increase: 5 ms, against: last}", "'5 ms' is no amount of size"),
         ("{metric: size_bytes, max_increase: five, against: last}", 'such as "5%" or "0.2 ms"'),
         ("{metric: size_bytes, max_increase: -1, against: last}", "max_increase must be"),
@@ -440,8 +445,8 @@ def test_a_gate_knows_what_it_compares_with(load_text, tmp_path):
         ("{metric: size_bytes, min_speedup: 2}", "a speed-up is of latency.median_ms"),
         ("{metric: latency.median_ms, min_speedup: 0}", "min_speedup must be"),
         (
-            "{metric: latency.median_ms, min_speedup: 2, against: original}",
-            "nothing of the original",
+            "{metric: latency.median_ms, min_speedup: 2, against: original, allow: board}",
+            "for comparing with other runs",
         ),
         ("{metric: size_bytes, max: 2, against: last}", "no bound of this gate compares"),
         ("{metric: size_bytes, max: 2, allow: board}", "for comparing with other runs"),
@@ -450,6 +455,29 @@ def test_a_gate_knows_what_it_compares_with(load_text, tmp_path):
 )
 def test_a_gate_that_cannot_compare(load_text, written, words):
     assert words in refusal(load_text, SHORT + f"gates: [{written}]")
+
+
+VARIANTS = """\
+wherry: 1
+model: {path: net.onnx}
+variants: {original: [], slim: [simplify]}
+targets:
+  - {backend: onnxruntime}
+  - {backend: ncnn, variants: [slim]}
+gates:
+"""
+
+
+def test_a_gate_against_the_original_needs_it_on_the_same_target(load_text):
+    speed = "  - {metric: latency.median_ms, min_speedup: 1.2, against: original%s}\n"
+    (gate,) = load_text(VARIANTS + speed % ", where: {backend: onnxruntime}").gates
+    assert (gate.against, gate.min_speedup) == ("original", 1.2)
+    assert [gate.speaks_of(variant) for variant in ("original", "slim")] == [False, True]
+    text = refusal(load_text, VARIANTS + speed % "")
+    assert "m.yaml:8:51: slim on ncnn fp32 on local has no original to compare with" in text
+    assert "Let the variant `original` run there, too, or narrow" in text
+    only = speed % ", where: {variant: original}"
+    assert "no variant but the original" in refusal(load_text, VARIANTS + only)
 
 
 # Everything that is wrong at once

@@ -30,7 +30,7 @@ _CORE = Path(wherry.__file__).parent
 _LICENCE_KEYS = ("license", "licence", "licenses", "spdx", "license_link")
 _MEASURED = (
     "latency", "metrics", "evaluated", "parity", "size_bytes", "peak_memory_bytes", "energy_mj",
-    "sustained", "speedup_vs_fp32", "pareto", "warnings", "sensors",
+    "sustained", "speedup_vs_fp32", "speedup_vs_original", "pareto", "warnings", "sensors",
 )  # fmt: skip
 _OF_BOARDS = (
     "model", "cpu", "cores", "memory_bytes", "machine", "system", "kernel", "python", "glibc",
@@ -171,7 +171,7 @@ def lock_of(material: Material, runtime: Runtime) -> dict[str, Any]:
         },
         "measured": {
             "on": {key: board.get(key) for key in _OF_BOARDS},
-            **{key: result[key] for key in _MEASURED},
+            **{key: result.get(key) for key in _MEASURED},  # earlier runs have not all
         },
     }
 

@@ -173,7 +173,9 @@ def command(
                 remedy="What is printed above says why for each.",
             )
     if found["failures"]:
-        raise GateFailed(_failed(found))
+        from wherry.reports.comparison_words import failures_remedy, failures_text
+
+        raise GateFailed(failures_text(found), remedy=failures_remedy(found) or None)
 
 
 def _watching(console: Console) -> Watch:
@@ -193,12 +195,3 @@ def _watching(console: Console) -> Watch:
             yield None
 
     return watch
-
-
-def _failed(found: dict[str, Any]) -> str:
-    from wherry.reports.comparison_words import failure_text
-    from wherry.reports.words import one_line
-
-    texts = [one_line(failure_text(each, found)) for each in found["failures"]]
-    more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
-    return f"{found['fail_on']}: " + "; ".join(texts[:5]) + more

@@ -9,7 +9,15 @@ from pathlib import Path as FilePath
 from wherry.manifest.expand import Expander, Row
 from wherry.manifest.problems import Path, Problems, suggest, validate
 from wherry.manifest.schema import BOUNDS, GateForm
-from wherry.manifest.sections import COMPARED, MEASURED, Drop, Gate, MetricSection, Selector
+from wherry.manifest.sections import (
+    COMPARED,
+    MEASURED,
+    ORIGINAL,
+    Drop,
+    Gate,
+    MetricSection,
+    Selector,
+)
 from wherry.manifest.source import Node
 
 
@@ -53,13 +61,6 @@ def read_gates(
             where = expander.selector(root.find((*path, "where"))[0], (*path, "where"))
         if where is None:
             continue
-        if rows is not None and not any(where.matches(row.variant, row.target) for row in rows):
-            problems.add(
-                root.at((*path, "where")),
-                "no target of this manifest is like that: the gate would never be looked at",
-                "Correct `where:`, or remove the gate.",
-            )
-            continue
         gate = Gate(
             metric=form.metric,
             where=where,
@@ -73,6 +74,16 @@ def read_gates(
             against=_against(form, base),
             allow=frozenset(form.allow or ()),
         )
+        if rows is not None and not _spoken_of(gate, rows):
+            problems.add(root.at((*path, "where")), *_never(gate))
+            continue
+        if gate.against == ORIGINAL and (alone := _without_original(gate, rows or ())) is not None:
+            problems.add(
+                root.at((*path, "against")),
+                f"{alone.variant} on {alone.target.describe()} has no original to compare with",
+                "Let the variant `original` run there, too, or narrow the gate's `where:`.",
+            )
+            continue
         gates.append((path, gate))
     _check_bounds(gates, root, rows or (), problems)
     return tuple(gate for _, gate in gates)
@@ -102,19 +113,17 @@ def _comparison_problem(form: GateForm) -> Wrong | None:
     if form.min_speedup is not None and metric != COMPARED[0]:
         what = f"a speed-up is of {COMPARED[0]}, not of {metric}"
         return ("min_speedup", what, "Correct the metric.")
-    if increase is not None and against in {None, "original"}:
+    if increase is not None and against is None:
         return (
             "max_increase",
-            "it is not said what is compared with: nothing of the original is timed",
-            "Add `against:` with fp32, last, best, tag:NAME or a baseline file.",
+            "it is not said what is compared with",
+            "Add `against:` with original, fp32, last, best, tag:NAME or a baseline file.",
         )
     return _against_problem(form)
 
 
 def _against_problem(form: GateForm) -> Wrong | None:
     against = form.against
-    if form.min_speedup is not None and against == "original":
-        return ("against", "nothing of the original is timed", "Take fp32, or a baseline.")
     if form.max_drop is not None and against == "fp32":
         return (
             "against",
@@ -128,9 +137,36 @@ def _against_problem(form: GateForm) -> Wrong | None:
             "no bound of this gate compares",
             f"Give {', '.join(compares[:2])} or {compares[2]}, or remove `against:`.",
         )
-    if form.allow is not None and against in {None, "original", "fp32"}:
+    if form.allow is not None and against in {None, ORIGINAL, "fp32"}:
         return ("allow", "it is for comparing with other runs", "Remove it, or give `against:`.")
     return None
+
+
+def _spoken_of(gate: Gate, rows: Sequence[Row]) -> list[Row]:
+    return [
+        row
+        for row in rows
+        if gate.speaks_of(row.variant) and gate.where.matches(row.variant, row.target)
+    ]
+
+
+def _never(gate: Gate) -> tuple[str, str]:
+    """The problem of a gate that speaks of no row, and the remedy."""
+    if gate.against == ORIGINAL:
+        return (
+            "no variant but the original is like that: there is nothing to compare with it",
+            "Correct `where:`, or add a variant.",
+        )
+    return (
+        "no target of this manifest is like that: the gate would never be looked at",
+        "Correct `where:`, or remove the gate.",
+    )
+
+
+def _without_original(gate: Gate, rows: Sequence[Row]) -> Row | None:
+    """A row that the gate speaks of, on whose target the original does not run."""
+    known = {id(row.target) for row in rows if row.variant == ORIGINAL}
+    return next((row for row in _spoken_of(gate, rows) if id(row.target) not in known), None)
 
 
 _UNITS = {"ms": ("ms", 1.0), "B": ("bytes", 1.0), "kB": ("bytes", 1e3), "MB": ("bytes", 1e6),
@@ -162,8 +198,8 @@ def _against(form: GateForm, base: FilePath) -> str | None:
     against = form.against
     if against is None:
         return None if form.min_speedup is None else "fp32"
-    if against == "original":
-        return None
+    if against == ORIGINAL and form.max_drop is not None:
+        return None  # of metrics there is one in fp32 on the host, whatever the targets are
     if against.endswith(".json") and not against.startswith("tag:"):
         return str(base / FilePath(against).expanduser())
     return against

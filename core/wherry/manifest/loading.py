@@ -32,6 +32,7 @@ from wherry.manifest.schema import (
     Seed,
 )
 from wherry.manifest.sections import (
+    ORIGINAL,
     DataSection,
     LimitsSection,
     Manifest,
@@ -332,7 +333,7 @@ class _Reader:
     def variants(self) -> dict[str, tuple[PassStep, ...]]:
         """The variants; passes that are wrong are left out of them."""
         if not self.entries("variants"):
-            return {"original": ()}
+            return {ORIGINAL: ()}
         variants: dict[str, tuple[PassStep, ...]] = {}
         for variant, node in self.entries("variants").items():
             if not re.fullmatch(NAME, variant):
@@ -348,10 +349,10 @@ class _Reader:
                     "Give the passes as a list; [] is the model as it is.",
                 )
             passes = node.value if isinstance(node.value, list) else []
-            if variant == "original" and passes:
+            if variant == ORIGINAL and passes:
                 self.problems.add(
                     node.place,
-                    "'original' is the model as it is: it takes no passes",
+                    f"{ORIGINAL!r} is the model as it is: it takes no passes",
                     "Give this variant another name.",
                 )
             steps = (

@@ -319,8 +319,9 @@ class GateForm(Section):
     )
     against: Given[Annotated[str, Field(pattern=AGAINST), BeforeValidator(_against)]] = Field(
         default=None,
-        description="original, fp32 (the same target in fp32), last, best, tag:NAME, or a baseline "
-        "file; starts at the manifest's folder",
+        description="original (of what is measured: that variant on the same target), fp32 (the "
+        "same target in fp32), last, best, tag:NAME, or a baseline file; starts at the manifest's "
+        "folder",
     )
     allow: Given[OneOrMany[Reason]] = Field(
         default=None, description="unlike measurements that are compared all the same"

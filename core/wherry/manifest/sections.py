@@ -109,6 +109,10 @@ class Drop:
     relative: bool = False
 
 
+ORIGINAL = "original"
+"""The variant that is the model as it is, and what a gate says that compares with it."""
+
+
 @dataclass(frozen=True)
 class Gate:
     """A threshold that fails the run; at least one of the bounds is given.
@@ -123,8 +127,9 @@ class Gate:
         location: ``file:line:column``.
         max_increase: how much more than ``against`` a value may be, of those where less is better.
         min_speedup: how many times as fast as ``against`` it has to be at least.
-        against: ``fp32`` (the same target in fp32), ``last``, ``best``, ``tag:NAME``, or a baseline
-            file, absolute; None: the original, for ``max_drop``.
+        against: ``fp32`` (the same target in fp32), ``original`` (the variant of that name on the
+            same target), ``last``, ``best``, ``tag:NAME``, or a baseline file, absolute; None: the
+            original in fp32 on the host, for ``max_drop``.
         allow: reasons for which unlike measurements are compared all the same.
     """
 
@@ -139,6 +144,10 @@ class Gate:
     min_speedup: float | None = None
     against: str | None = None
     allow: frozenset[str] = frozenset()
+
+    def speaks_of(self, variant: str) -> bool:
+        """Whether rows of a variant can be judged: the original is not compared with itself."""
+        return self.against != ORIGINAL or variant != ORIGINAL
 
 
 MEASURED = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import platform
@@ -18,6 +19,7 @@ from wherry import __version__
 from wherry.calibration import Calibration
 from wherry.entry import canonical
 from wherry.errors import UnsupportedError
+from wherry.manifest.sections import ORIGINAL
 from wherry.measurement import CONVENTION
 from wherry.plan import EVALUATION
 from wherry.records.layers import NO_LAYERS, layer_fields
@@ -125,6 +127,7 @@ def _result(
         **NO_LAYERS,
         "speedup_vs_fp32": None,
         "fp32": None,
+        "speedup_vs_original": None,
         "pareto": False,
         "artifact": None,
         "cached": False,
@@ -220,7 +223,7 @@ def latency(measured: Measurement, seed: int) -> dict[str, Any]:
 
 
 def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services: Services) -> None:
-    """Speed-ups against fp32, and the Pareto marks of each device; none where it is emulated.
+    """Speed-ups, and the Pareto marks of each device; none where it is emulated.
 
     Args:
         results: in the rows' order; changed.
@@ -242,15 +245,18 @@ def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services
         if of_fp32 is None or not latency["median_ms"]:
             continue
         base, result["fp32"] = of_fp32["latency"], of_fp32["name"]
-        speedup = base["median_ms"] / latency["median_ms"]
-        result["speedup_vs_fp32"] = speedup
-        if run != base_run:
-            result["warnings"].append(
-                "It was not measured in the same run as its fp32: `--remeasure` takes both anew."
-            )
+        result["speedup_vs_fp32"] = speedup = _speedup(result, run, of_fp32, base_run, "fp32")
         if latency["ci95_ms"][0] > base["ci95_ms"][1]:  # beyond the noise
             precision = result["target"]["precision"]
             result["warnings"].append(f"{precision} is slower than fp32 here (x{speedup:.2f})")
+    originals = {
+        _alike(result): (result, run)
+        for result, run, _ in from_run
+        if result["variant"] == ORIGINAL
+    }
+    for result, run, _ in from_run:
+        if result["latency"]["median_ms"] and (found := originals.get(_alike(result))):
+            result["speedup_vs_original"] = _speedup(result, run, *found, ORIGINAL)
     first = plan.manifest.metrics[0] if plan.manifest.metrics else None
     sign = -1.0 if first and services.host.metrics[first.name].better == "lower" else 1.0
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -269,6 +275,24 @@ def _relate(results: list[dict[str, Any]], runs: list[str], plan: Plan, services
         ]
         for result, best in zip(group_results, pareto(points), strict=True):
             result["pareto"] = bool(best)
+
+
+def _speedup(
+    result: dict[str, Any], run: str, base: Mapping[str, Any], base_run: str, word: str
+) -> float:
+    """How many times as fast as its base a result is; warns where other runs measured them."""
+    if run != base_run:
+        result["warnings"].append(
+            f"It was not measured in the same run as its {word}: `--remeasure` takes both anew."
+        )
+    return float(base["latency"]["median_ms"] / result["latency"]["median_ms"])
+
+
+def _alike(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a result shares with that of another variant on the same target: the clock, too."""
+    target, clock = result["target"], result["latency"]["timed_by"]
+    words = (target["backend"], target["precision"], target["device"])
+    return (*words, json.dumps(target["options"], sort_keys=True), clock)
 
 
 def _peer(result: Mapping[str, Any], row: Row) -> tuple[str, ...]:

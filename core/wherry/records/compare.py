@@ -20,11 +20,15 @@ from wherry.records.likeness import (
     ENERGY,
     LATENCY,
     MEMORY,
+    ORIGINAL,
     SIZE,
     Unlike,
     check_reasons,
     differences,
+    disturbed,
+    one_measurement,
     pair,
+    took_turns,
 )
 from wherry.records.snapshot import Score, Snapshot, TargetSnapshot
 
@@ -36,6 +40,9 @@ MARGINS = {SIZE: 0.001, MEMORY: 0.05, ENERGY: 0.05}
 into their files; memory comes in pages and arenas, and power from a few readings."""
 
 UNITS = {LATENCY: "ms", SIZE: "B", MEMORY: "B", ENERGY: "mJ"}
+
+OTHER_MODEL = "the model is another"
+"""The first thing to know of a change, in ``differs`` and in a gate's line."""
 
 VERDICTS = ("worse", "better", "same", "not comparable")
 
@@ -93,28 +100,36 @@ class FailOn:
         return cls(float(found[1] or 0) / 100)
 
 
-def failures(comparison: Mapping[str, Any], fail_on: FailOn) -> list[dict[str, str]]:
+def failures(comparison: Mapping[str, Any], fail_on: FailOn) -> list[dict[str, Any]]:
     """What fails: figures that are worse, and all that was there and is not known to be as good.
 
+    Metrics against originals that differ are no such figures: they say nothing about each other, so
+    that every change of the network would fail.
+
     Returns:
-        Per failure ``name`` of the result (empty: the whole), ``figure`` (empty: all), ``why``.
+        Per failure ``name`` of the result (empty: the whole), ``figure`` (empty: all), ``why``;
+        ``kind``: ``worse``, ``not comparable`` or ``not measured``; ``reasons``: what would have to
+        be allowed to compare it.
     """
-    found: list[dict[str, str]] = []
+    found: list[dict[str, Any]] = []
+
+    def add(kind: str, name: str, why: str, figure: str = "", reasons: Sequence[str] = ()) -> None:
+        entry = {"name": name, "figure": figure, "why": why}
+        found.append({**entry, "kind": kind, "reasons": list(reasons)})
+
     for result in comparison["results"]:
+        name = result["name"]
         if result["status"] in {"failed", "only base"}:
-            found.append({"name": result["name"], "figure": "", "why": result["why"]})
+            add("not measured", name, result["why"])
         for figure in result["figures"]:
-            why = ""
-            if figure["verdict"] == "worse":
-                change = figure["change"]
-                if change is None or abs(change) > fail_on.least:
-                    why = "it is worse"
-            elif figure["verdict"] == "not comparable" and figure["base"] is not None:
-                why = f"not comparable: {figure['why']}"
-            if why:
-                found.append({"name": result["name"], "figure": figure["figure"], "why": why})
+            kind, what, change = figure["verdict"], figure["figure"], figure["change"]
+            asked = figure["base"] is not None and ORIGINAL not in figure["reasons"]
+            if kind == "worse" and (change is None or abs(change) > fail_on.least):
+                add(kind, name, "it is worse", what)
+            elif kind == "not comparable" and asked:
+                add(kind, name, f"{kind}: {figure['why']}", what, figure["reasons"])
     if not any(result["figures"] for result in comparison["results"]):
-        found.append({"name": "", "figure": "", "why": "no target is in both"})
+        add("not measured", "", "no target is in both")
     return found
 
 
@@ -175,13 +190,19 @@ def figures_of(base: TargetSnapshot, new: TargetSnapshot) -> list[str]:
 
 
 def _differs(base: TargetSnapshot, new: TargetSnapshot) -> Iterator[str]:
-    """What is another on both sides and may be why: for people."""
+    """What is another on both sides and may be why, and how it was measured: for people."""
     if base.model != new.model:
-        yield "the model is another"
+        yield OTHER_MODEL
     if base.runtime != new.runtime:
         yield f"runtime {base.runtime} against {new.runtime}"
     if base.artifact != new.artifact:
         yield "the artifact is another"
+    which = disturbed(base, new)
+    if which and took_turns(base, new) and not one_measurement(base, new):
+        if which == "both":
+            yield "neither is clean; they took turns, and what disturbed one disturbed the other"
+        else:
+            yield f"{which} is not clean; they took turns, and rounds are compared in pairs"
 
 
 def _figure(
@@ -200,12 +221,14 @@ def _figure(
         "p": None,
         "verdict": "not comparable",
         "why": "",
+        "reasons": [],
     }
     if old is None or fresh is None:
         side = "the base" if old is None else "the new one"
         return {**entry, "why": f"{side} has none"}
     if against:
-        return {**entry, "why": "; ".join(f"{each.reason}: {each.text}" for each in against)}
+        why = "; ".join(f"{each.reason}: {each.text}" for each in against)
+        return {**entry, "why": why, "reasons": [each.reason for each in against]}
     entry["difference"] = fresh - old
     entry["change"] = fresh / old - 1 if old else None
     if figure == LATENCY:
@@ -237,11 +260,9 @@ def _latency(base: TargetSnapshot, new: TargetSnapshot) -> dict[str, Any]:
     if least := [len(s.medians) for s in sides if len(s.medians) < LEAST_ROUNDS]:
         why = f"rounds: {min(least)} of a side, and it takes {LEAST_ROUNDS} to know their noise"
         return {"verdict": "not comparable", "why": why}
-    one_run = bool(new.measured_in) and base.measured_in == new.measured_in
-    in_turns = bool(new.turns) and base.turns == new.turns
-    if one_run and base.artifact == new.artifact and base.name == new.name:
+    if one_measurement(base, new):
         return {"verdict": "same", "why": "it is the same measurement"}
-    found = latency_difference(sides[0], sides[1], in_turns=one_run or in_turns)
+    found = latency_difference(sides[0], sides[1], in_turns=took_turns(base, new))
     return {
         "change": found.change,
         "ci95": [base.timing.median_ms * end for end in found.ci95],
@@ -254,7 +275,7 @@ def _latency(base: TargetSnapshot, new: TargetSnapshot) -> dict[str, Any]:
 def _once(old: float, fresh: float, margin: float) -> dict[str, Any]:
     """A figure that is read once, where less is better."""
     if abs(fresh - old) <= margin * old:
-        why = "" if fresh == old else f"by less than {100 * margin:g} %"
+        why = "" if fresh == old else f"by no more than {100 * margin:g} %"
         return {"verdict": "same", "why": why}
     return {"verdict": "worse" if fresh > old else "better"}
 

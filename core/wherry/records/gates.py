@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wherry.errors import WherryError
+from wherry.manifest.sections import ORIGINAL
+from wherry.records.baselines import nothing_there
+from wherry.records.compare import OTHER_MODEL
 from wherry.reports import RunRecord
 from wherry.reports.comparison_words import change_text, interval_text
 from wherry.stats import P90_SAMPLES
@@ -92,6 +95,8 @@ def _evaluate(gate: Gate, values: Mapping[str, Any], baselines: Baselines | None
 
 def _selects(gate: Gate, result: Mapping[str, Any]) -> bool:
     where, target = gate.where, result["target"]
+    if not gate.speaks_of(result["variant"]):
+        return False
     wanted = (
         (where.variant, result["variant"]),
         (where.backend, target["backend"]),
@@ -126,12 +131,15 @@ def _judge(
     if gate.max is not None:
         bounds.append((gate.max - value, f"{shown}, at most {_text(gate.max)}"))
     base: float | None = None
+    differs = ""
     if gate.against is not None:
         found = _compared(gate, name, baselines)
         if isinstance(found, str):
             return _Finding(-math.inf, value, name, f"{name}: {found}")
-        value, base = found["new"], found["base"]  # to the digits that a baseline file has
-        bounds += _relative_bounds(gate, found)
+        figure, entry = found
+        value, base = figure["new"], figure["base"]  # to the digits that a baseline file has
+        bounds += _relative_bounds(gate, figure)
+        differs = _differs(entry)
     elif gate.max_drop is not None:
         original = _number((values["reference"] or {"metrics": {}})["metrics"].get(metric))
         if original is None:
@@ -146,31 +154,45 @@ def _judge(
         reason += ", within noise: the bound lies in the 95 % interval"
     if metric in TIMED and not latency["clean"]:
         reason += "; the measurement is not clean"
+    reason += differs
     if gate.allow:
         reason += f"; unlike measurements are allowed: {', '.join(sorted(gate.allow))}"
     return _Finding(slack, value, name, f"{name}: {reason}", base)
 
 
-def _compared(gate: Gate, name: str, baselines: Baselines | None) -> Mapping[str, Any] | str:
-    """The gate's figure of a result against its base's; a sentence where they are not compared."""
+def _differs(entry: Mapping[str, Any]) -> str:
+    """What a reader of the verdict has to know of its base."""
+    return f"; {OTHER_MODEL}" if OTHER_MODEL in entry["differs"] else ""
+
+
+def _compared(
+    gate: Gate, name: str, baselines: Baselines | None
+) -> tuple[Mapping[str, Any], Mapping[str, Any]] | str:
+    """The gate's figure of a result against its base's, and the comparison's result that has it.
+
+    A sentence where they are not compared.
+    """
     assert gate.against is not None
     if baselines is None:
         return f"there is no {gate.against} to compare with"
     try:
         entry = baselines.entry(gate.against, gate.allow, name)
     except WherryError as error:
-        return f"there is nothing to compare with: {error}"
+        return nothing_there(error)
     if entry["status"] != "compared":
-        return f"{entry['why']}: {NEW_BASELINE}"
+        return entry["why"] if gate.against in WITHIN else f"{entry['why']}: {NEW_BASELINE}"
     figure: Mapping[str, Any] | None = next(
         (each for each in entry["figures"] if each["figure"] == gate.metric), None
     )
     if figure is None:
         return f"neither has {gate.metric}"
     if figure["verdict"] == "not comparable":
-        return f"not comparable with {gate.against}: {figure['why']}"
-    return figure
+        return f"not comparable with {gate.against}: {figure['why']}{_differs(entry)}"
+    return figure, entry
 
+
+WITHIN = ("fp32", ORIGINAL)
+"""What is compared with in the run itself."""
 
 NEW_BASELINE = (
     "name another baseline, or write one anew: `wherry report --output NAME.baseline.json`"
@@ -192,7 +214,9 @@ def _relative_bounds(gate: Gate, figure: Mapping[str, Any]) -> list[tuple[float,
             difference = base * figure["change"]
         most = gate.max_increase.amount * (base if gate.max_increase.relative else 1.0)
         slack = most - difference + 1e-12 * (abs(base) + abs(value))
-        text = f"{shown}, {change_text(figure)}{noise}, at most {_amount_text(gate.max_increase)}"
+        over = gate.max_increase.amount if gate.max_increase.relative else 0.0
+        text = f"{shown}, {change_text(figure, over)}{noise}, "
+        text += f"at most {_amount_text(gate.max_increase)}"
         if slack < 0 and figure["verdict"] == "same" and gate.metric in NOISY:
             slack, text = 0.0, f"{text}: more, but within noise"
         bounds.append((slack, text))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from wherry.difference import makes_pairs
 from wherry.errors import UsageError
 from wherry.records.rows import target_key
 from wherry.records.snapshot import Board, TargetSnapshot, Timing
 
 LATENCY, SIZE, MEMORY, ENERGY = "latency.median_ms", "size_bytes", "peak_memory_bytes", "energy_mj"
+ORIGINAL = "original"
+"""The reason that no time and no board takes away."""
 
 REASONS: Mapping[str, str] = {
     "options": "they ran with other options, such as another number of threads",
@@ -22,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "convention": "wherry measured in two ways",
     "data": "the metrics are over other samples",
     "metric": "a metric is made in two ways",
-    "original": "a metric against the original, and the originals differ",
+    ORIGINAL: "a metric against the original, and the originals differ",
     "energy": "the energy was found in two ways",
 }
 """Why figures are not compared; each can be allowed by its word."""
@@ -117,6 +120,8 @@ def differences(base: TargetSnapshot, new: TargetSnapshot) -> list[Unlike]:
     if base.timing and new.timing:
         for reason, text in _timings(base.timing, new.timing):
             add(reason, text, timed if reason != "emulated" else physical)
+        if (which := disturbed(base, new)) and (hit := timed - _borne_alike(base, new)):
+            add("not-clean", which, hit)
     if (base.data, base.evaluated) != (new.data, new.evaluated):
         samples = f"{base.evaluated} samples against {new.evaluated}"
         same = base.evaluated == new.evaluated
@@ -126,7 +131,7 @@ def differences(base: TargetSnapshot, new: TargetSnapshot) -> list[Unlike]:
         if (one.definition, one.better, one.unit) != (other.definition, other.better, other.unit):
             add("metric", f"{name} is made by other code", frozenset({name}))
         if base.model != new.model and "original" in {one.against, other.against}:
-            add("original", f"{name} is against each run's own original", frozenset({name}))
+            add(ORIGINAL, f"{name} is against each run's own original", frozenset({name}))
     if base.energy_by != new.energy_by and None not in {base.energy_mj, new.energy_mj}:
         add("energy", f"{base.energy_by} against {new.energy_by}", frozenset({ENERGY}))
     return found
@@ -159,12 +164,49 @@ def _timings(base: Timing, new: Timing) -> Iterator[tuple[str, str]]:
         yield "timer", f"{base.timed_by} against {new.timed_by}"
     if base.convention != new.convention:
         yield "convention", f"{base.convention} against {new.convention}"
-    for reason, first, second in (
-        ("emulated", base.emulated, new.emulated),
-        ("not-clean", not base.clean, not new.clean),
-    ):
-        if first or second:
-            yield reason, "both" if first and second else ("the base" if first else "the new one")
+    if which := _which(base.emulated, new.emulated):
+        yield "emulated", which
+
+
+def _which(base: bool, new: bool) -> str:
+    """Of which side something is true; empty: of none."""
+    return "both" if base and new else "the base" if base else "the new one" if new else ""
+
+
+def disturbed(base: TargetSnapshot, new: TargetSnapshot) -> str:
+    """Which of two that were timed is not clean; empty: none."""
+    if base.timing is None or new.timing is None:
+        return ""
+    return _which(not base.timing.clean, not new.timing.clean)
+
+
+def took_turns(base: TargetSnapshot, new: TargetSnapshot) -> bool:
+    """Whether their rounds took turns, in one run or in two; of one measurement, too."""
+    one_run = bool(new.measured_in) and base.measured_in == new.measured_in
+    return one_run or (bool(new.turns) and base.turns == new.turns)
+
+
+def one_measurement(base: TargetSnapshot, new: TargetSnapshot) -> bool:
+    """Whether one of them was taken from the store, or both, so that they are the same."""
+    same = (base.measured_in, base.artifact, base.name) == (new.measured_in, new.artifact, new.name)
+    return same and bool(new.measured_in)
+
+
+def _borne_alike(base: TargetSnapshot, new: TargetSnapshot) -> frozenset[str]:
+    """The figures that are compared although something disturbed the measurement of a side.
+
+    What disturbed both in turns fell on both alike. Where one side alone is marked: which side goes
+    first is drawn for each pair, so that what came from outside hit either by chance; a pair has a
+    rank and no more, so that a few do not decide; and what comes with a side, as its heat, is its
+    own. Without pairs a few could decide, and energy has none.
+    """
+    if base.timing is None or new.timing is None or not took_turns(base, new):
+        return frozenset()
+    if not (base.timing.clean or new.timing.clean):
+        return frozenset({LATENCY, ENERGY})
+    known = None not in {base.energy_mj, new.energy_mj}
+    paired = makes_pairs(base.timing.round_ms, new.timing.round_ms)
+    return frozenset({LATENCY} if paired else ()) | frozenset(() if known else {ENERGY})
 
 
 def _changed(base: Mapping[str, str], new: Mapping[str, str]) -> str:

@@ -100,6 +100,8 @@ class Point:
         emulated: whether the board was emulated.
         board: fingerprint of the board; None: it was not reached.
         model: digest of the model's file.
+        manifest: path of the manifest, as in `Summary`: another one's target is of another network,
+            even where both are called alike.
     """
 
     run_id: str
@@ -114,6 +116,7 @@ class Point:
     emulated: bool | None
     board: str | None
     model: str | None
+    manifest: str
 
 
 class Lists:
@@ -280,7 +283,7 @@ class Lists:
         tail = [result.c[name] for name in ("timed_by", "clean", "emulated", "board")]
         bounds = [result.c.low_ms, result.c.high_ms]
         wanted = (
-            select(*head, result.c.status, value, *bounds, *tail, run.c.model)
+            select(*head, result.c.status, value, *bounds, *tail, run.c.model, run.c.manifest)
             .join(run, run.c.id == result.c.run)
             .where(result.c.target_key == column_text(target_key))
             .order_by(result.c.started.desc(), result.c.run.desc(), result.c.position)

@@ -50,10 +50,14 @@ def sides(base: str, new: str, *, allow: Iterable[str] = ()) -> tuple[Snapshot, 
     if is_file(base) and is_file(new):
         return read_baseline(Path(base)), read_baseline(Path(new))
     with Records.open() as records:
-        judged = side(records, new)
-        if base == BEST:
-            return best(records, judged, allow=allow), judged
-        return side(records, base), judged
+        if base != BEST:
+            return side(records, base), side(records, new)
+        if is_file(new):  # which has no folder of the manifest, but its name
+            judged = read_baseline(Path(new))
+            return best(records, judged, manifest=judged.manifest, allow=allow), judged
+        record = records.load(new)
+        judged = snapshot(record)
+        return best(records, judged, manifest=record.values["manifest"], allow=allow), judged
 
 
 def side(records: Records, name: str) -> Snapshot:
@@ -63,10 +67,17 @@ def side(records: Records, name: str) -> Snapshot:
     return snapshot(records.load(name))
 
 
-def best(records: Records, new: Snapshot, *, allow: Iterable[str] = ()) -> Snapshot:
-    """Of each target of a run the fastest clean measurement like it, over all other runs.
+def best(records: Records, new: Snapshot, *, manifest: str, allow: Iterable[str] = ()) -> Snapshot:
+    """Of each target of a run the fastest clean measurement like it, over its manifest's others.
 
     It is the luckiest, too: what is compared with it looks a little worse than it is.
+
+    Args:
+        records: where they are.
+        new: the run.
+        manifest: of the run, as in `last_of`: targets of other networks are called alike. A network
+            that was trained anew has the same manifest, and is what one wants to compare with.
+        allow: reasons for which unlike measurements are taken.
 
     Raises:
         UsageError: no target has any.
@@ -77,7 +88,7 @@ def best(records: Records, new: Snapshot, *, allow: Iterable[str] = ()) -> Snaps
     for target in new.targets:
         known = [
             point
-            for point in records.trend(key_of(target))
+            for point in records.trend(key_of(target), manifest=manifest)
             if point.run_id != new.run_id and _may_be_like(point, target, allowed)
         ]
         for point in sorted(known, key=lambda point: point.value or 0.0):
@@ -87,11 +98,11 @@ def best(records: Records, new: Snapshot, *, allow: Iterable[str] = ()) -> Snaps
                 break
     if not found:
         raise UsageError(
-            f"no other run has a clean measurement like those of {new.source}",
+            f"no other run of {manifest} has a clean measurement like those of {new.source}",
             remedy="Run it once more, name a run, or allow a reason with --allow.",
         )
     return Snapshot(
-        source="the best of all runs",
+        source=f"the best of all runs of {new.manifest}",
         run_id="",
         tag=None,
         wherry=new.wherry,

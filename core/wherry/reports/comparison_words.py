@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wherry.records.compare import MARGINS, FailOn
 from wherry.reports import words
 
 Comparison = Mapping[str, Any]
@@ -60,18 +61,34 @@ def value_text(figure: Figure, value: float | None) -> str:
     return words.metric_text(value) + (f" {unit}" if unit and value is not None else "")
 
 
-def change_text(figure: Figure) -> str:
-    """Metrics by their difference, all else in percent."""
+def change_text(figure: Figure, over: float = 0.0) -> str:
+    """Metrics by their difference, all else in percent.
+
+    Args:
+        figure: that has changed.
+        over: a relative change that is a bound: what is more than it is shown as more.
+    """
     if figure["difference"] is None:
         return "-"
     if figure["unit"] not in {"B", "ms", "mJ"}:
         return f"{figure['difference']:+.4g}"
-    return "-" if figure["change"] is None else percent(figure["change"])
+    if figure["change"] is None:
+        return "-"
+    if figure["verdict"] not in {"better", "worse"}:
+        return percent(figure["change"], over)
+    return percent(figure["change"], max(over, MARGINS.get(figure["figure"], 0.0)))
 
 
-def percent(share: float) -> str:
-    """``+5.1 %``."""
-    return f"{100 * share:+.1f} %"
+def percent(share: float, over: float = 0.0) -> str:
+    """``+5.1 %``; with more digits where one hides that it is more than a bound."""
+    digits = 1
+    while over and abs(share) > over >= round(abs(share), digits + 2) and digits < _MOST_DIGITS:
+        digits += 1
+    return f"{100 * share:+.{digits}f} %"
+
+
+_MOST_DIGITS = 6
+"""Of a percentage: a byte in a hundred megabytes."""
 
 
 def interval_text(figure: Figure) -> str:
@@ -91,24 +108,57 @@ def verdict_text(figure: Figure) -> str:
     return f"{figure['verdict']}: {why}" if why else figure["verdict"]
 
 
-def sentence(figure: Figure) -> str:
+def sentence(figure: Figure, over: float = 0.0) -> str:
     """A figure in a line: ``latency.median_ms 5.000 ms to 5.250 ms, +5.0 % (...): worse``."""
     text = f"{figure['figure']} {value_text(figure, figure['base'])} to "
     text += f"{value_text(figure, figure['new'])}"
     if figure["difference"] is not None:
-        text += f", {change_text(figure)}"
+        text += f", {change_text(figure, over)}"
     if figure["ci95"] is not None:
         text += f" (95 %: {interval_text(figure)})"
     return f"{text}: {verdict_text(figure)}"
 
 
-def failure_text(failure: Mapping[str, str], comparison: Comparison) -> str:
+def failure_text(failure: Mapping[str, Any], comparison: Comparison) -> str:
     """One of the comparison's ``failures`` in a line."""
+    least = FailOn.parse(comparison["fail_on"]).least
     for result in comparison["results"]:
         for figure in result["figures"]:
             if (result["name"], figure["figure"]) == (failure["name"], failure["figure"]):
-                return f"{result['name']}: {sentence(figure)}"
+                return f"{result['name']}: {sentence(figure, least)}"
     return ": ".join(filter(None, (failure["name"], failure["why"])))
+
+
+def failures_text(comparison: Comparison) -> str:
+    """All that fails in a paragraph: what is worse apart from what is not known to be as good."""
+    parts = []
+    for kind, head in _KINDS.items():
+        found = [each for each in comparison["failures"] if each["kind"] == kind]
+        texts = [words.one_line(failure_text(each, comparison)) for each in found[: words.NAMED]]
+        if texts:
+            more = [f"and {len(found) - words.NAMED} more"] if len(found) > words.NAMED else []
+            parts.append(f"{len(found)} {head}: " + "; ".join([*texts, *more]))
+    return f"{comparison['fail_on']}: " + ". ".join(parts)
+
+
+_KINDS = {
+    "worse": "worse",
+    "not comparable": "not comparable, and so not known to be as good",
+    "not measured": "not measured on both sides",
+}
+
+
+def failures_remedy(comparison: Comparison) -> str:
+    """What to do about what fails without being worse; empty: nothing does."""
+    failures = comparison["failures"]
+    reasons = dict.fromkeys(word for each in failures for word in each["reasons"])
+    remedies = []
+    if reasons:
+        flags = " ".join(f"--allow {word}" for word in reasons)
+        remedies.append(f"`{flags}` compares all the same what is not comparable for that reason.")
+    if any(each["kind"] != "worse" and not each["reasons"] for each in failures):
+        remedies.append("Measure what is missing, or take another base.")
+    return " ".join(remedies)
 
 
 def summary(comparison: Comparison) -> str:

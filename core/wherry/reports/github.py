@@ -6,6 +6,7 @@ GitHub Actions", and in ``command.ts`` of its actions/toolkit.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ def _place(location: str) -> dict[str, str]:
 
 
 def _data(text: str) -> str:
-    escaped = clean(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    lines = "\n".join(re.split("[\u2028\u2029]", clean(text)))  # which end a line for some readers
+    escaped = lines.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return escaped.encode("utf-8", "replace").decode()
 
 

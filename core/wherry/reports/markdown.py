@@ -43,6 +43,8 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     for each in comparison["failures"]:
         text = comparison_words.failure_text(each, comparison)
         lines.append(f"- **fails**: {escaped(text)}")
+    if remedy := comparison_words.failures_remedy(comparison):
+        lines.append(f"- {escaped(remedy)}")
     lines += [f"- note: {escaped(note)}" for note in comparison_words.notes(comparison)]
     if len(every) > len(changed):
         summary = f"<details><summary>All {len(every)} figures</summary>"
@@ -63,7 +65,8 @@ def _comparison_table(rows: Sequence[comparison_words.Row]) -> list[str]:
 def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
     metrics = [metric["name"] for metric in values["metrics"]]
     energy = ["mJ"] if any(result["energy_mj"] is not None for result in results) else []
-    head = ["target", "median ms", "95 %", "vs fp32", *metrics, "size", *energy, ""]
+    original = ["vs original"] if words.shows_original(results) else []
+    head = ["target", "median ms", "95 %", "vs fp32", *original, *metrics, "size", *energy, ""]
     rows = [_row(head), f"| --- |{' ---: |' * (len(head) - 2)} --- |"]
     for result in results:
         latency = result["latency"]
@@ -74,6 +77,7 @@ def _table(results: Sequence[Result], values: Mapping[str, Any]) -> list[str]:
                     words.ms_text(latency["median_ms"]),
                     " to ".join(words.ms_text(end) for end in latency["ci95_ms"]),
                     words.speedup_text(result["speedup_vs_fp32"]),
+                    *(words.speedup_text(result.get("speedup_vs_original")) for _ in original),
                     *(words.metric_text(result["metrics"].get(name)) for name in metrics),
                     words.size_text(result),
                     *(words.energy_text(result["energy_mj"]) for _ in energy),

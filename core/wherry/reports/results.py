@@ -178,6 +178,17 @@ def columns(
         Column(
             "vs fp32", lambda r: words.speedup_text(r["speedup_vs_fp32"]), of("speedup_vs_fp32")
         ),
+    ]
+    if words.shows_original(measured):
+
+        def original(result: Result) -> float | None:
+            found: float | None = result.get("speedup_vs_original")
+            return found
+
+        found.append(
+            Column("vs original", lambda r: words.speedup_text(original(r)), original, fine=True)
+        )
+    found += [
         *(metric(name) for name in metrics),
         Column("size", words.size_text, of("size_bytes")),
         Column(

@@ -49,7 +49,8 @@ def columns(record: RunRecord) -> dict[str, Path]:
         **{
             key: (key,)
             for key in ("size_bytes", "packed_bytes", "gzip_bytes", "peak_memory_bytes",
-                        "energy_mj", "speedup_vs_fp32", "pareto", "cached", "artifact", "error")
+                        "energy_mj", "speedup_vs_fp32", "speedup_vs_original", "pareto", "cached",
+                        "artifact", "error")
         },
         **{
             f"sustained.{key}": ("sustained", key)

@@ -118,7 +118,7 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
         *(_Column(name, options(name)) for name in words.differing_options(results)),
         _Column("median ms", [words.ms_text(latency["median_ms"]) for latency in latencies]),
         _Column("95 %", [f"{low}-{high}" for low, high in intervals], optional=True),
-        _Column("vs fp32", [words.speedup_text(r["speedup_vs_fp32"]) for r in results]),
+        *_speedups(results),
     ]
     for name in metrics:
         cells = [words.metric_text(result["metrics"].get(name)) for result in results]
@@ -144,6 +144,21 @@ def _columns(results: Sequence[Result], metrics: Sequence[str]) -> list[_Column]
         for column in columns
         if any(column.cells)
     ]
+
+
+def _speedups(results: Sequence[Result]) -> list[_Column]:
+    """Against fp32, and where there are other variants against the original.
+
+    Where all are fp32 anyway, the first would say nothing. Where there are both, the second is what
+    a narrow terminal goes without: it can be told from the medians, what these are worth cannot.
+    """
+    fp32 = _Column("vs fp32", [words.speedup_text(r["speedup_vs_fp32"]) for r in results])
+    if not words.shows_original(results):
+        return [fp32]
+    ups = [words.speedup_text(r.get("speedup_vs_original")) for r in results]
+    if all(result["target"]["precision"] == "fp32" for result in results):
+        return [_Column("vs original", ups)]
+    return [fp32, _Column("vs original", ups, optional=True)]
 
 
 def _fit(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:

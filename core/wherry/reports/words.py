@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wherry.manifest.sections import ORIGINAL
 from wherry.target import listed
 
 Result = Mapping[str, Any]
@@ -56,6 +57,13 @@ def metric_text(value: float | None) -> str:
 def speedup_text(value: float | None) -> str:
     """``x1.62``, or a dash."""
     return "-" if value is None else f"x{value:.2f}"
+
+
+def shows_original(results: Iterable[Result]) -> bool:
+    """Whether some result is of another variant and has the original beside it."""
+    return any(
+        r["variant"] != ORIGINAL and r.get("speedup_vs_original") is not None for r in results
+    )
 
 
 def bytes_text(count: int | None) -> str:

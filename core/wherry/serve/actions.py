@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from starlette.exceptions import HTTPException
-
+from wherry.serve.refusals import Refusal
 from wherry.serve.site import now
 
 if TYPE_CHECKING:
@@ -35,10 +34,16 @@ def probe(site: Site, name: str) -> dict[str, Any]:
     from wherry.cli.devices import devices_probe
 
     if name not in site.inventory().devices:
-        raise HTTPException(404, f"there is no board {name!r} in the inventory")
+        raise Refusal(
+            404,
+            f"there is no board {name!r} in the inventory",
+            "Take one that `GET /api/boards` lists with a transport, or add it to devices.yaml.",
+        )
     with site.lock:
         if name in site.probing:
-            raise HTTPException(409, f"{name} is being probed already")
+            raise Refusal(
+                409, f"{name} is being probed already", "Wait: the list of boards will show it."
+            )
         site.probing.add(name)
     try:
         found = {"at": now(), **devices_probe([name], site.host)[name]}

@@ -19,6 +19,7 @@ from wherry.errors import UsageError, WherryError
 from wherry.reports.words import one_line
 from wherry.serve import actions, pages, views
 from wherry.serve.guard import COOKIE, Guarded, has_proof
+from wherry.serve.refusals import Refusal, remedy_of
 from wherry.serve.site import Site
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _static(request: Request) -> Response:
     wanted = request.path_params
     found = pages.static().get(wanted["name"])
     if found is None or found.version != wanted["version"]:
-        raise HTTPException(404, "there is no such file")
+        raise Refusal(404, "there is no such file", "Load the page anew.")
     kept = {"cache-control": "public, max-age=31536000, immutable"}
     return Response(found.body, media_type=found.kind, headers=kept)
 
@@ -205,7 +206,7 @@ async def _tag(request: Request) -> Response:
 async def _delete(request: Request) -> Response:
     form = await _signed(request)
     if form.get("sure") != "yes":
-        raise HTTPException(400, "say that you are sure: there is no way back")
+        raise Refusal(400, "there is no way back", "Say that you are sure.")
     run_id = await run_in_threadpool(actions.delete, _site(request), request.path_params["run"])
     _tell(request, f"The run {run_id} is deleted.")
     return RedirectResponse("/", _SEE_OTHER)
@@ -224,7 +225,9 @@ async def _form(request: Request) -> dict[str, str]:
     try:
         return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=20))
     except ValueError:
-        raise HTTPException(400, "this form has more fields than any of ours") from None
+        raise Refusal(
+            400, "this form has more fields than any of ours", "Send the page's own form."
+        ) from None
 
 
 async def _body(request: Request) -> bytes:
@@ -232,7 +235,11 @@ async def _body(request: Request) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > _MOST_BODY:
-            raise HTTPException(413, "that is more than is taken here")
+            raise Refusal(
+                413,
+                "that is more than is taken here",
+                f"A body has at most {_MOST_BODY // 1024} KiB.",
+            )
     return body
 
 
@@ -241,9 +248,9 @@ async def _signed(request: Request) -> dict[str, str]:
     form = await _form(request)
     session = _site(request).keeper.session(request)
     if session is None:
-        raise HTTPException(403, "sign in first: this changes something")
+        raise Refusal(403, "this changes something", "Sign in first.")
     if not has_proof(session, form.get("proof", "")):
-        raise HTTPException(403, "this form is not of your session: load the page again")
+        raise Refusal(403, "this form is not of your session", "Load the page again.")
     return form
 
 
@@ -273,11 +280,16 @@ def _answer(view: Callable[..., Any]) -> Callable[[Request], Response]:
 
 
 def _borne(request: Request) -> None:
-    if not _site(request).keeper.bears_token(request):
-        raise HTTPException(
-            401, "this takes the header `Authorization: Bearer TOKEN`",
+    keeper = _site(request).keeper
+    if not keeper.bears_token(request):
+        send = "Send the header `Authorization: Bearer TOKEN`, with the server's token."
+        start = "Start the server with a token: `wherry serve --token-file FILE`."
+        raise Refusal(
+            401,
+            "this takes the token" if keeper.has_token else "this server has no token",
+            send if keeper.has_token else start,
             {"www-authenticate": "Bearer"},
-        )  # fmt: skip
+        )
 
 
 async def _api_tag(request: Request) -> Response:
@@ -285,9 +297,11 @@ async def _api_tag(request: Request) -> Response:
     try:
         tag = json.loads(await _body(request))["tag"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise HTTPException(400, 'the body is JSON: {"tag": "TEXT"}, or null for none') from None
+        raise Refusal(
+            400, "the body is no JSON with a tag", 'Send {"tag": "TEXT"}, or null for none.'
+        ) from None
     if tag is not None and not isinstance(tag, str):
-        raise HTTPException(400, "a tag is a text, or null for none")
+        raise Refusal(400, "this tag is no text", 'Send {"tag": "TEXT"}, or null for none.')
     run_id = await run_in_threadpool(actions.tag, _site(request), request.path_params["run"], tag)
     return _Json({"run_id": run_id, "tag": tag or None})
 
@@ -304,9 +318,10 @@ def _api_probe(request: Request) -> Response:
 
 def _problem(request: Request, error: Exception) -> Response:
     """What is wrong, and what to do, as a page or as JSON."""
-    headers, remedy = None, None
+    headers = None
     if isinstance(error, HTTPException):
         status, message, headers = error.status_code, error.detail, error.headers
+        remedy: str | None = remedy_of(error)
     else:
         assert isinstance(error, WherryError)
         status = 404 if isinstance(error, UsageError) else 503

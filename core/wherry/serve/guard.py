@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from wherry.errors import UsageError
+from wherry.serve.refusals import Refusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -76,23 +77,34 @@ class Guarded:
 
         headers = Headers(scope=scope)
         refused = self._refused(scope["method"], headers)
-        answer = self._app if refused is None else PlainTextResponse(refused[1], refused[0])
+        answer: ASGIApp = self._app
+        if refused is not None and scope["path"].startswith("/api/"):
+            values = {"error": refused.detail, "remedy": refused.remedy}
+            answer = JSONResponse(values, refused.status_code)
+        elif refused is not None:
+            text = f"{refused.detail}. {refused.remedy}\n"
+            answer = PlainTextResponse(text[0].upper() + text[1:], refused.status_code)
         await answer(scope, receive, sending)
 
-    def _refused(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """The status and the words for a request that is not to be answered."""
+    def _refused(self, method: str, headers: Headers) -> Refusal | None:
+        """Why a request is not to be answered; None: it is."""
         host = headers.get("host", "")
         if not self._is_ours(host):
-            return (
+            return Refusal(
                 400,
-                "This server is not called so. `wherry serve --allow-host NAME` allows it.\n",
+                "this server is not called so",
+                "`wherry serve --allow-host NAME` allows a name; an address needs none.",
             )
         if method in _SAFE:
             return None
         origin = headers.get("origin")
         own = origin is None or urlsplit(origin).netloc.lower() == host.lower()
         if not own or headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
-            return 403, "This did not come from a page of this server.\n"
+            return Refusal(
+                403,
+                "this did not come from a page of this server",
+                "Send it from one, or from a script, without the headers of a browser.",
+            )
         return None
 
     def _is_ours(self, host: str) -> bool:

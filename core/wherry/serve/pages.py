@@ -151,13 +151,17 @@ def trend(request: Request, found: Mapping[str, Any], query: Mapping[str, str]) 
     """A figure of a target over time."""
     metric = found["metric"]
     unit = {"latency.median_ms": "ms", "energy_mj": "mJ"}.get(metric, "")
-    points = [{**point, "text": _figure_text(metric, point["value"])} for point in found["points"]]
-    rows = []
-    last = None
-    for point in points:
-        rows.append({**point, "before": last})
+    points, rows = [], []
+    last: dict[str, Any] = {}  # by manifest: another one's target is of another network
+    for each in found["points"]:
+        before = last.get(each["manifest"])
+        another = before is not None and before["model"] != each["model"]
+        text = _figure_text(metric, each["value"])
+        point = {**each, "text": text, "another_model": another}
+        points.append(point)
+        rows.append({**point, "before": before})
         if point["value"] is not None:
-            last = point
+            last[each["manifest"]] = point
     return html(
         request,
         "trend.html",
@@ -165,6 +169,7 @@ def trend(request: Request, found: Mapping[str, Any], query: Mapping[str, str]) 
         scripts=("charts.js", "site.js"),
         rows=rows[::-1],
         library="charts.js" in static(),
+        manifests=len({point["manifest"] for point in points}),
         query=query,
         **found,
     )

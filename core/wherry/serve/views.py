@@ -7,9 +7,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from starlette.exceptions import HTTPException
-
 from wherry.records.lists import FIGURES
+from wherry.serve.refusals import Refusal
 
 if TYPE_CHECKING:
     from wherry.records.lists import Point
@@ -56,7 +55,11 @@ def live_run(site: Site, run_id: str) -> Values:
     """A run of this machine as far as it is, with its steps; 404 where there is none."""
     found = site.progress(run_id)
     if found is None:
-        raise HTTPException(404, f"no run {run_id!r} has left its progress on this machine")
+        raise Refusal(
+            404,
+            f"no run {run_id!r} has left its progress on this machine",
+            "`GET /api/live` lists those in progress here; all others are in `GET /api/runs`.",
+        )
     return progress_values(found)
 
 
@@ -86,12 +89,14 @@ def trend(site: Site, target_key: str, query: Query) -> Values:
 
     Returns:
         ``target``; ``metric``; ``metrics``: what can be asked for; ``points``, each with
-        ``series``, the place in ``series`` of what timed it, on which board: only points of one
-        may be joined; None: it was not measured.
+        ``series``, the place in ``series`` of what timed it, on which board, for which manifest:
+        only points of one may be joined; None: it was not measured.
     """
     summaries = site.records.targets(target_key=target_key)
     if not summaries:
-        raise HTTPException(404, "no run has this target")
+        raise Refusal(
+            404, "no run has this target", "`GET /api/targets` lists all, each with its key."
+        )
     target = summaries[0]
     metrics = [*FIGURES, *site.records.metrics(target_key)]
     metric = query.get("metric") or metrics[0]
@@ -107,8 +112,8 @@ def trend(site: Site, target_key: str, query: Query) -> Values:
         "metric": metric,
         "metrics": metrics,
         "series": [
-            {"timed_by": timed_by, "board": board, "emulated": emulated}
-            for timed_by, board, emulated in kinds
+            {"timed_by": timed_by, "board": board, "emulated": emulated, "manifest": manifest}
+            for timed_by, board, emulated, manifest in kinds
         ],
         "points": [
             {
@@ -120,8 +125,9 @@ def trend(site: Site, target_key: str, query: Query) -> Values:
     }
 
 
-def _kind(point: Point) -> tuple[str | None, str | None, bool | None]:
-    return point.timed_by, point.board, point.emulated
+def _kind(point: Point) -> tuple[str | None, str | None, bool | None, str]:
+    """Not the model: what it became when it was trained anew is what a trend is looked at for."""
+    return point.timed_by, point.board, point.emulated, point.manifest
 
 
 def compare(site: Site, query: Query) -> Values:
@@ -131,7 +137,11 @@ def compare(site: Site, query: Query) -> Values:
 
     base, new = query.get("base", ""), query.get("new", "")
     if not base or not new:
-        raise HTTPException(400, "a comparison takes two runs: base=RUN and new=RUN")
+        raise Refusal(
+            400,
+            "a comparison takes two runs",
+            "Give both: base=RUN&new=RUN; an id, a tag, last or last~1.",
+        )
     # by their names alone: a name that is a file's means none here
     sides = [snapshot(site.records.load(name)) for name in (base, new)]
     return {**compare_sides(*sides), "fail_on": None, "failures": []}
@@ -185,7 +195,9 @@ def _json(values: Values) -> Values:
 def _count(query: Query, name: str, default: int, most: int) -> int:
     text = query.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
-        raise HTTPException(400, f"{name} is a number from 1 to {most}, not {text!r}")
+        raise Refusal(
+            400, f"{name}={text!r} is no number from 1 to {most}", "Correct it, or leave it out."
+        )
     return int(text)
 
 
@@ -197,4 +209,4 @@ def _day(query: Query, name: str) -> datetime | None:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise HTTPException(400, f"{name} is a day, as 2026-11-24, not {text!r}") from None
+        raise Refusal(400, f"{name}={text!r} is no day", "Write it as 2026-11-24.") from None

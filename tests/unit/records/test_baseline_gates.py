@@ -95,7 +95,7 @@ def test_a_missing_baseline_fails_and_says_what_to_do(database, tmp_path):
     for against, words in (
         ("last", "there is no earlier run of manifests/quickstart.yaml"),
         ("tag:release", "no other run has the tag 'release'"),
-        ("best", "no other run has a clean measurement"),
+        ("best", "no other run of manifests/quickstart.yaml has a clean measurement"),
     ):
         found = judge(gate(against, max_increase=PERCENT), measured())
         assert not found["passed"]
@@ -169,6 +169,22 @@ def test_a_run_that_is_kept_is_compared_with_those_before_it(database):
         assert found["base"] == pytest.approx(4.0, rel=1e-3), against
 
 
+def test_another_network_is_no_best_and_another_model_is_told(database, file):
+    with database() as records:
+        records.save(run_of(measured(4.0), run_id="20261120-000000-0001"))
+        records.save(run_of(measured(1.0), run_id="20261121-000000-0001", manifest="/ci/tiny.yaml"))
+    retrained = {"model": {"digest": "ff" * 32}}
+    found = judge(gate("best", max_increase=PERCENT), measured(4.0), **retrained)
+    assert found["passed"] and found["base"] == pytest.approx(4.0, rel=1e-3)
+    assert "at most 5 %; the model is another" in found["reason"]
+    assert "another" not in judge(gate("best", max_increase=PERCENT), measured(4.0))["reason"]
+    unlike = judge(
+        gate(file, max_increase=PERCENT), measured(latency={"clean": False}), **retrained
+    )
+    assert not unlike["passed"]
+    assert "not-clean: the new one; the model is another" in unlike["reason"]
+
+
 def fp32_and(int8_ms, *, fp32="original, onnxruntime fp32 on pi4", **changes):
     return [
         measured(5.0, fp32=fp32),
@@ -186,6 +202,48 @@ def test_a_speed_up_against_fp32(ms, passed):
     assert found["base"] == pytest.approx(5.0, rel=1e-3)
     found = judge(gate("fp32", max_increase=PERCENT, where=only), *fp32_and(5.6))
     assert not found["passed"]
+
+
+def pruned(ms, **changes):
+    return [measured(5.0, **changes), measured(ms, "slim", **changes)]
+
+
+@pytest.mark.parametrize(
+    ("ms", "bounds", "passed", "words"),
+    [
+        (4.0, {"min_speedup": 1.2}, True, "x1.25"),
+        (4.5, {"min_speedup": 1.2}, False, "x1.11"),
+        (5.5, {"max_increase": PERCENT}, False, "+10.0 %"),
+        (5.01, {"max_increase": Drop(0.0)}, True, "more, but within noise"),
+    ],
+)
+def test_the_latency_against_the_original_on_the_same_target(ms, bounds, passed, words):
+    found = judge(gate("original", **bounds), *pruned(ms))
+    assert found["passed"] is passed, found["reason"]
+    assert words in found["reason"]
+    assert found["result"].startswith("slim"), "the original is not compared with itself"
+    assert found["base"] == pytest.approx(5.0, rel=1e-3)
+    busy = judge(gate("original", **bounds), *pruned(ms, latency={"clean": False}))
+    assert busy["passed"] is passed
+    assert "the measurement is not clean" in busy["reason"]
+
+
+@pytest.mark.parametrize("metric", ["size_bytes", "peak_memory_bytes", "energy_mj"])
+def test_what_else_is_compared_with_the_original(metric):
+    less = Drop(0.0)
+    sides = measured(**{metric: 1000}), measured(5.0, "slim", **{metric: 1200})
+    found = judge(gate("original", metric, max_increase=less), *sides)
+    assert not found["passed"] and "1200 against 1000, +20.0 %" in found["reason"]
+    assert judge(gate("original", metric, max_increase=Drop(0.3, relative=True)), *sides)["passed"]
+
+
+def test_without_an_original_on_the_target_it_fails():
+    asked = gate("original", max_increase=PERCENT)
+    found = judge(asked, measured(), measured(5.0, "slim", "ncnn"))
+    assert "has no original on the same target" in found["reason"] and not found["passed"]
+    broken = judge(asked, result_of(ms=None), measured(5.0, "slim"))
+    assert not broken["passed"]
+    assert broken["reason"].endswith("the base was not measured: it broke")
 
 
 def test_without_a_peer_in_fp32_it_fails():

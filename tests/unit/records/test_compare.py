@@ -12,7 +12,7 @@ from run_makers import QUIET, measured, run_of
 from wherry.errors import UsageError
 from wherry.manifest.schema import Reason
 from wherry.records.compare import FailOn, compare, failures
-from wherry.records.likeness import REASONS
+from wherry.records.likeness import ENERGY, LATENCY, REASONS
 from wherry.records.snapshot import snapshot
 
 
@@ -173,6 +173,48 @@ def test_a_measurement_from_the_store_is_the_same_one():
     new.values["results"][0]["measured_in"] = base.values["run_id"]
     (result,) = compared(base, new)["results"]
     assert figure(result)["why"] == "it is the same measurement"
+
+
+SEVEN = (*QUIET, 1.001, 0.999)
+BUSY = {"clean": False}
+IN_TURNS = {"base_run": {"turns": "one"}, "new_run": {"turns": "one"}}
+
+
+@pytest.mark.parametrize("rounds", [QUIET, SEVEN])
+def test_what_disturbed_both_in_turns_disturbed_them_alike(rounds):
+    sides = [measured(ms, rounds=rounds, latency=BUSY, **BASE) for ms in (5.0, 6.0)]
+    found = pair_of(*sides, **IN_TURNS)
+    assert [figure(found, name)["verdict"] for name in (LATENCY, ENERGY)] == ["worse", "same"]
+    assert found["unlike"] == []
+    assert found["differs"] == [
+        "neither is clean; they took turns, and what disturbed one disturbed the other"
+    ]
+    apart = pair_of(*(measured(ms, rounds=rounds, latency=BUSY) for ms in (5.0, 6.0)))
+    assert figure(apart)["why"] == "not-clean: both"
+
+
+def test_what_disturbed_one_in_turns_is_borne_by_pairs_alone():
+    found = pair_of(
+        measured(5.0, rounds=SEVEN, **BASE),
+        measured(6.0, rounds=SEVEN, latency=BUSY, **BASE),
+        **IN_TURNS,
+    )
+    assert figure(found)["verdict"] == "worse"
+    assert figure(found, ENERGY)["why"] == "not-clean: the new one", "it is no matter of pairs"
+    assert "the new one is not clean; they took turns" in found["differs"][0]
+    few = pair_of(measured(5.0), measured(6.0, latency=BUSY), **IN_TURNS)
+    assert figure(few)["why"] == "not-clean: the new one"
+    other = {"base_run": {"turns": "one"}, "new_run": {"turns": "two"}}
+    apart = pair_of(measured(rounds=SEVEN), measured(rounds=SEVEN, latency=BUSY), **other)
+    assert figure(apart)["why"] == "not-clean: the new one"
+
+
+def test_one_measurement_is_the_same_also_where_it_is_not_clean():
+    base = run_of(measured(latency=BUSY))
+    new = run_of(measured(latency=BUSY), run_id="20261125-000000-0001")
+    new.values["results"][0]["measured_in"] = base.values["run_id"]
+    (result,) = compared(base, new)["results"]
+    assert (figure(result)["verdict"], result["differs"]) == ("same", [])
 
 
 def test_who_belongs_to_whom():

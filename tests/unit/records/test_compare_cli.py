@@ -61,13 +61,51 @@ def test_a_baseline_in_git_and_all_files(runs, wherry, tmp_path, monkeypatch):
     assert "baseline b.json to run" in out
     assert out.splitlines()[0].startswith("::stop-commands::")
     assert out.splitlines()[-1].startswith("::error title=wherry compare::original, onnxruntime")
-    assert "worse:5%: original, onnxruntime fp32 on pi4: latency.median_ms" in err
+    assert "worse:5%: 1 worse: original, onnxruntime fp32 on pi4: latency.median_ms" in err
+    assert "--allow" not in err
     assert "### wherry" in (tmp_path / "c.md").read_text()
     assert ET.parse(tmp_path / "c.xml").getroot().get("name").startswith("wherry compare")
     wherry("compare", "b.baseline.json", "--fail-on", "worse:15%")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
         "b.baseline.json", "b.json", "c.md", "c.xml",
     ]  # fmt: skip
+
+
+def test_the_error_keeps_what_is_worse_apart_and_says_what_can_be_allowed(runs, wherry):
+    with Records.open() as records:
+        results = [
+            measured(6.0),
+            measured(5.0, "busy", latency={"clean": False}),
+            measured(5.0, "short", rounds=(1.0, 1.0)),
+        ]
+        older = [measured(5.0, name) for name in ("original", "busy", "short", "gone")]
+        for number, each in enumerate((older, results)):
+            changes = {"started": f"2026-11-2{6 + number}T00:00:00+00:00"}
+            records.save(run_of(*each, run_id=f"2026112{6 + number}-x", **changes))
+    _, err = wherry("compare", "last~1", "--fail-on", "worse", code=3)
+    text = " ".join(err.split())
+    assert "worse: 1 worse: original, onnxruntime fp32 on pi4: latency.median_ms" in text
+    assert "2 not comparable, and so not known to be as good: busy, onnxruntime fp32 on pi4" in text
+    assert "1 not measured on both sides: gone, onnxruntime fp32 on pi4: the new run has no" in text
+    assert "`--allow not-clean` compares all the same what is not comparable" in text
+    assert "Measure what is missing, or take another base." in text
+    found = api.compare("last~1", fail_on="worse")["failures"]
+    assert [(each["kind"], each["reasons"]) for each in found] == [
+        ("worse", []), ("not comparable", ["not-clean"]), ("not comparable", []),
+        ("not measured", []),
+    ]  # fmt: skip
+
+
+def test_a_changed_network_fails_by_what_is_worse_alone(runs, wherry):
+    """`agreement` is against each run's own original; the README's step may not fail for that."""
+    with Records.open() as records:
+        retrained = {"model": {"digest": "77" * 32}, "started": "2026-11-26T00:00:00+00:00"}
+        records.save(run_of(measured(5.0), run_id="20261126-x", **retrained))
+    out, _ = wherry("compare", "release", "--fail-on", "worse:5%")
+    assert "note: not compared, original: agreement is against each run's own original" in out
+    found = api.compare("release", fail_on="worse")
+    assert found["failures"] == [] and found["summary"]["not comparable"] == 1
+    assert wherry("compare", "release", "--fail-on", "worse", "--allow", "original")
 
 
 @pytest.mark.parametrize(

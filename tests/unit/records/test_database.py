@@ -232,6 +232,7 @@ def test_targets_and_their_trends(make, keep, records):
         False,
     )
     assert (first.board, first.model) == ("ab" * 32, "cd" * 32)
+    assert first.manifest == "manifests/quickstart.yaml"
     assert first.started == datetime(2026, 11, 24, 4, 5, tzinfo=UTC)
     assert [point.value for point in records.trend(key, limit=2)] == [None, 1.3]
     assert [point.value for point in records.trend(key, "top1")] == [0.98, 0.97, None, 0.95]

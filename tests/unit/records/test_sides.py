@@ -10,6 +10,8 @@ from wherry.errors import StoreError, UsageError
 from wherry.records.sides import best, is_file, last_of, side, sides
 from wherry.records.snapshot import render, snapshot
 
+MANIFEST = "manifests/quickstart.yaml"
+
 
 @pytest.fixture
 def filled(records):
@@ -53,14 +55,14 @@ def test_the_best_is_the_fastest_clean_one_that_is_like_it(filled):
     new = snapshot(run_of(measured(5.0), run_id="new"))
 
     def found(**allowed):
-        (target,) = best(filled, new, **allowed).targets
+        (target,) = best(filled, new, manifest=MANIFEST, **allowed).targets
         return target.timing.median_ms
 
     assert found() == pytest.approx(4.0, rel=1e-3)
     assert found(allow=["not-clean"]) == pytest.approx(3.0, rel=1e-3)
     assert found(allow=["timer"]) == pytest.approx(2.0, rel=1e-3)
     disturbed = snapshot(run_of(measured(5.0, latency={"clean": False}), run_id="new"))
-    assert best(filled, disturbed).targets[0].run_id == "20261121-000000-0001"
+    assert best(filled, disturbed, manifest=MANIFEST).targets[0].run_id == "20261121-000000-0001"
 
 
 def test_a_tag_of_any_name_is_found_as_a_tag(filled):
@@ -78,26 +80,58 @@ def test_runs_on_what_the_board_once_was_are_not_loaded(filled, monkeypatch):
     loaded = []
     load = filled.load
     monkeypatch.setattr(filled, "load", lambda run_id: loaded.append(run_id) or load(run_id))
-    with pytest.raises(UsageError, match="no other run has a clean measurement"):
-        best(filled, snapshot(record))
+    with pytest.raises(UsageError, match=r"no other run of .* has a clean"):
+        best(filled, snapshot(record), manifest=MANIFEST)
     assert loaded == []
-    assert best(filled, snapshot(record), allow=["system"]).targets[0].run_id[:8] == "20261121"
+    found = best(filled, snapshot(record), manifest=MANIFEST, allow=["system"])
+    assert found.targets[0].run_id[:8] == "20261121"
 
 
 def test_a_run_is_not_its_own_best(filled):
     new = snapshot(filled.load("release"))
-    assert best(filled, new).targets[0].run_id == "20261120-000000-0000"
+    assert best(filled, new, manifest=MANIFEST).targets[0].run_id == "20261120-000000-0000"
+
+
+def test_the_best_is_of_the_same_manifest_whatever_its_model_was(records, tmp_path):
+    small = {"manifest": "/ci/small/m.yaml", "model": {"digest": "33" * 32}}
+    for run_id, ms, changes in (
+        (
+            "20261120-000000-0000",
+            4.0,
+            {"manifest": "/ci/big/m.yaml", "model": {"digest": "11" * 32}},
+        ),
+        ("20261121-000000-0001", 0.4, small),
+        (
+            "20261122-000000-0002",
+            5.0,
+            {"manifest": "/ci/big/m.yaml", "model": {"digest": "22" * 32}},
+        ),
+        ("20261123-000000-0003", 0.5, {**small, "manifest": "/ci/small/other.yaml"}),
+    ):
+        day = f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}"
+        started = f"{day}T00:00:00+00:00"
+        records.save(run_of(measured(ms), run_id=run_id, started=started, **changes))
+    base, new = sides("best", "20261122")
+    assert [target.run_id for target in base.targets] == ["20261120-000000-0000"]
+    assert base.source == "the best of all runs of m.yaml"
+    assert base.targets[0].model != new.targets[0].model
+    with pytest.raises(UsageError, match=r"no other run of /ci/small/m\.yaml has a clean"):
+        sides("best", "20261121")
+    # a baseline file knows the manifest's name alone
+    file = tmp_path / "b.json"
+    file.write_text(render(records.load("20261122")))
+    assert sides("best", str(file))[0].targets[0].run_id == "20261121-000000-0001"
 
 
 def test_without_any_like_it_there_is_no_best(filled):
-    with pytest.raises(UsageError, match="no other run has a clean measurement"):
-        best(filled, snapshot(run_of(measured(5.0, "other"), run_id="new")))
+    with pytest.raises(UsageError, match=r"no other run of .* has a clean"):
+        best(filled, snapshot(run_of(measured(5.0, "other"), run_id="new")), manifest=MANIFEST)
     with pytest.raises(UsageError, match="Give it first"):
         sides("last", "best")
 
 
 def test_the_last_of_a_manifest(filled):
-    manifest = "manifests/quickstart.yaml"
+    manifest = MANIFEST
     assert last_of(filled, manifest, "none").run_id == "20261125-000000-0005"
     assert last_of(filled, manifest, "20261121-000000-0001").run_id == "20261120-000000-0000"
     with pytest.raises(UsageError, match="no earlier run of manifests"):

@@ -236,6 +236,23 @@ def test_the_speed_up_is_against_the_same_in_fp32(run):
     assert ups[4:] == [None, None, None]
 
 
+def test_the_speed_up_against_the_original_is_on_the_same_target(run):
+    four = RuntimeOptions(threads=4)
+    run.row(measured=measurement(2.0))
+    run.row("slim", measured=measurement(1.0))
+    run.row("slim", measured=measurement(1.0), options=four)  # no original there
+    run.row(precision="int8", measured=measurement(1.5))
+    run.row("slim", precision="int8", measured=measurement(0.5))
+    run.row("slim", precision="fp16", measured=measurement(0.5))
+    run.row("slim", backend="tflite", measured=measurement(0.5))
+    run.row("thin", measured=measurement(0.5, timed_by="another clock"))
+    results = run.results()
+    ups = [result["speedup_vs_original"] for result in results]
+    assert ups == [*map(pytest.approx, (1.0, 2.0)), None, *map(pytest.approx, (1.0, 3.0)),
+                   None, None, None]  # fmt: skip
+    assert results[1]["speedup_vs_fp32"] == 1.0, "which says nothing of what pruning brought"
+
+
 def test_what_is_slower_than_fp32_beyond_the_noise_is_said(run):
     run.row(measured=measurement(1.0))
     run.row(precision="fp16", measured=measurement(1.001))

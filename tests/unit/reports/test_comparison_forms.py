@@ -15,6 +15,7 @@ from run_makers import measured, run_of
 
 from wherry.records.compare import FailOn, compare, failures
 from wherry.records.snapshot import snapshot
+from wherry.reports.comparison_words import failures_text, percent
 from wherry.reports.github import command, comparison_annotations, run_annotations, unheard
 from wherry.reports.junit import render_comparison as junit
 from wherry.reports.markdown import render_comparison as markdown
@@ -71,6 +72,42 @@ def test_markdown_is_short_and_folds_the_rest():
     assert folded.index("</details>") > folded.index("peak\\_memory")
     assert "- **fails**: slim, onnxruntime fp32 on pi4: latency.median\\_ms 5.000 ms to" in short
     assert text.startswith("### wherry: run 20261124-040500-3f9a to run 20261125-000000-0001\n")
+
+
+def test_markdown_says_what_can_be_allowed():
+    assert "- \\`--allow not-clean\\` compares all the same" in markdown(
+        comparison_of(fail_on="worse")
+    )
+    assert "compares all the same" not in markdown(comparison_of())
+
+
+def of_sizes(base, new, fail_on=None):
+    sides = [run_of(measured(size_bytes=size), run_id=f"{size}") for size in (base, new)]
+    found = compare(*map(snapshot, sides))
+    told = [] if fail_on is None else failures(found, FailOn.parse(fail_on))
+    return {**found, "fail_on": fail_on, "failures": told}
+
+
+@pytest.mark.parametrize(
+    ("new", "shown"),
+    [
+        (100_104, "+0.104 %"),
+        (99_896, "-0.104 %"),
+        (100_101, "+0.101 %"),
+        (100_160, "+0.2 %"),
+        (105_040, "+5.0 %"),
+    ],
+)
+def test_a_change_beyond_its_margin_is_shown_as_beyond_it(new, shown):
+    """Up to 0.1 % is the same: what is worse is not shown as 0.1 %."""
+    assert shown in printed(of_sizes(100_000, new))
+
+
+def test_a_change_beyond_the_bound_is_shown_as_beyond_it():
+    found = of_sizes(100_000, 105_040, "worse:5%")
+    assert "+5.04 %: worse" in failures_text(found)
+    assert percent(0.0500001, 0.05) == "+5.00001 %" and percent(0.05, 0.05) == "+5.0 %"
+    assert percent(0.000001) == "+0.0 %"
 
 
 def test_junit_has_a_case_for_each_figure():
@@ -137,6 +174,7 @@ def test_a_place_has_a_file_a_line_and_a_column(location, properties):
 
 @given(message=hostile, title=hostile, location=hostile)
 @example("x\n::set-env name=PATH::/", "a::b,c=d%0A", "m\r\n::error::,line=1:2:3")
+@example("a\u2028b", "c\u2029d", "\u2028")
 def test_nothing_in_a_name_makes_another_command(message, title, location):
     line = command("error", message, title, location)
     assert line.splitlines() == [line], "no character ends the line"

@@ -72,6 +72,16 @@ def test_the_table_has_every_figure_under_its_head(make):
     assert (row["median ms"], row["parity dB"], row["memory"]) == ("0.00710", "-", "-")
 
 
+def test_other_variants_show_what_they_are_against_the_original(make):
+    originals = {"speedup_vs_original": 1.0}, {"speedup_vs_original": 1.5}
+    both = [
+        make.result(name, **up) for name, up in zip(("original", "slim"), originals, strict=True)
+    ]
+    head, _, slim = page(make.record(*both)).tables[0]
+    assert dict(zip(head, slim, strict=True))["vs original"] == "x1.50"
+    assert "vs original" not in page(make.record(both[0])).tables[0][0]
+
+
 def test_what_is_the_same_everywhere_has_no_column(make):
     head = page(make.record(make.result(), make.result("slim"))).tables[0][0]
     assert "device" not in head

@@ -47,6 +47,26 @@ def test_at_120_columns_all_is_there(usual):
     assert [row.split()[-1] for row in rows] == ["*", "~", "c"]
 
 
+def test_other_variants_show_what_they_are_against_the_original(make):
+    results = [
+        make.result("original", ms=2.0, speedup_vs_original=1.0),
+        make.result("slim", ms=1.0, speedup_vs_original=2.0),
+        make.result("slim", "ncnn", "fp16", ms=1.0),
+    ]
+    assert "vs original" not in printed(make.record(*results)), "there is no room for it"
+    head, *rows = table(printed(make.record(*results[:2])))
+    assert ["x1.00" in rows[0], "x2.00" in rows[1]] == [True, True]
+    assert "original" in head and "fp32" not in head, "which all are"
+    head, *rows = table(printed(make.record(*results), 120))
+    assert "95 % vs fp32 vs original top1" in " ".join(head.split())
+    assert [row.split()[5:7] for row in rows] == [
+        ["x1.00", "x1.00"], ["x1.00", "x2.00"], ["x1.00", "-"],
+    ]  # fmt: skip
+    del results[1]["speedup_vs_original"]  # as of an earlier wherry
+    alone = make.record(*results[:2])
+    assert "vs original" not in printed(alone, 120)
+
+
 def test_at_80_columns_a_result_is_one_line_that_fits(usual):
     text = printed(usual)
     head, *rows = table(text)

@@ -54,6 +54,48 @@ def test_a_request_to_another_name_is_refused(client, host):
         assert answer.status_code == 400 and "run" not in answer.text.lower().replace("wherry", "")
 
 
+NO_TAG = {"content": "{}", "headers": BEARER}
+REFUSED = [
+    ("GET", "/api/runs?limit=0", {}, 400),
+    ("GET", "/api/runs?since=x", {}, 400),
+    ("GET", "/api/runs?before=nope", {}, 404),
+    ("GET", "/api/runs/nope", {}, 404),
+    ("GET", "/api/targets/00", {}, 404),
+    ("GET", "/api/targets/00/more", {}, 404),
+    ("GET", "/api/live/nope", {}, 404),
+    ("GET", "/api/compare?base=last", {}, 400),
+    ("GET", "/api/compare?base=nope&new=last", {}, 404),
+    ("GET", "/api/nothing", {}, 404),
+    ("PUT", "/api/runs", {}, 405),
+    ("DELETE", "/api/runs/last", {}, 401),
+    ("DELETE", "/api/runs/nope", {"headers": BEARER}, 404),
+    ("POST", "/api/runs/last/tag", {}, 401),
+    ("POST", "/api/runs/last/tag", NO_TAG, 400),
+    ("POST", "/api/runs/last/tag", {**NO_TAG, "content": '{"tag": 3}'}, 400),
+    ("POST", "/api/runs/last/tag", {**NO_TAG, "content": "x" * 70_000}, 413),
+    ("POST", "/api/boards/nope/probe", {"headers": BEARER}, 404),
+    ("GET", "/api/runs", {"headers": {"host": "evil.example"}}, 400),
+    ("POST", "/api/runs/last/tag", {"headers": {**BEARER, "origin": "http://evil.example"}}, 403),
+]
+
+
+@pytest.mark.parametrize(("method", "address", "options", "status"), REFUSED)
+def test_a_script_is_told_what_is_wrong_and_what_to_do(
+    client, run_id, method, address, options, status
+):
+    answer = client.request(method, address, **options)
+    found = answer.json()
+    assert (answer.status_code, set(found)) == (status, {"error", "remedy"})
+    for text in found.values():
+        assert isinstance(text, str) and len(text) > 5, found
+
+
+def test_a_script_is_told_of_a_server_without_a_token(client, site, run_id):
+    site.keeper = Keeper(None)
+    answer = client.delete(f"/api/runs/{run_id}", headers=BEARER)
+    assert answer.json()["remedy"].startswith("Start the server with a token")
+
+
 @pytest.mark.parametrize("address", ["/", "/runs/nope", "/api/runs", "/nothing", "/boards"])
 def test_every_answer_has_the_headers(client, address):
     headers = client.get(address).headers

@@ -172,6 +172,29 @@ def test_a_trend_joins_only_like_measurements(client, make, records):
     assert "top1" in metric["metrics"] and len(metric["points"]) == 1
 
 
+def test_a_trend_keeps_networks_apart_and_marks_another_model(client, make, records):
+    """Two manifests whose targets have one key, and a model that was trained anew within one."""
+    for day, ms, manifest, model in (
+        (1, 5.0, "/ci/big.yaml", "11"),
+        (2, 1.0, "/ci/tiny.yaml", "33"),
+        (3, 6.0, "/ci/big.yaml", "22"),
+        (4, 1.1, "/ci/tiny.yaml", "33"),
+    ):
+        changes = {"started": f"2026-11-0{day}T00:00:00+00:00", "manifest": manifest}
+        changes |= {"model": {"digest": model * 32}}
+        records.save(make.record(make.result(ms=ms), run_id=f"2026110{day}-x", **changes))
+    (target,) = client.get("/api/targets").json()["targets"]
+    values = client.get(f"/api/targets/{target['target_key']}").json()
+    assert [point["series"] for point in values["points"]] == [0, 1, 0, 1]
+    assert [kind["manifest"] for kind in values["series"]] == ["/ci/big.yaml", "/ci/tiny.yaml"]
+    found = page(client.get(f"/targets/{target['target_key']}"))
+    # each is compared with the one before of its own manifest
+    assert "+20.0 %" in found.text and "+10.0 %" in found.text and "-80" not in found.text
+    assert "/compare?base=20261101-x&new=20261103-x" in found.links
+    assert found.text.count("another model") == 1 and "another clock" not in found.text
+    assert "/ci/tiny.yaml" in found.text
+
+
 def test_what_is_not_there_is_not_found_in_its_own_form(client):
     for address in ("/runs/nope", "/targets/00", "/nothing", "/static/0/style.css", "/runs/..%2fx"):
         assert client.get(address).status_code == 404
