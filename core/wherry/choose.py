@@ -153,8 +153,13 @@ def with_devices(manifest: Manifest, chosen: Mapping[str, str]) -> Manifest:
         return replace(asked, where=replace(where, device=frozenset(map(device, where.device))))
 
     rows = [(variant, concrete(target)) for variant, target in manifest.rows]
+    origins = {
+        (variant, made.id): manifest.origins[variant, target.id]
+        for (variant, target), (_, made) in zip(manifest.rows, rows, strict=True)
+    }
     return replace(
         manifest,
+        origins=origins,
         targets=tuple(targets.values()),
         rows=tuple({(variant, id(target)): (variant, target) for variant, target in rows}.values()),
         gates=tuple(map(gate, manifest.gates)),

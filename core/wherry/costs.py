@@ -8,8 +8,10 @@ element-wise operators count as none, which is how papers on pruning count.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
@@ -26,8 +28,8 @@ class NodeCosts:
     Attributes:
         operator: its type.
         macs: multiply-accumulates of one inference.
-        parameters: floating-point constants that it reads; one that several nodes read is counted
-            at the first of them.
+        parameters: floating-point constants that it reads, and quantised weights; one that several
+            nodes read is counted at the first of them.
         output_bytes: of the tensors that it makes.
     """
 
@@ -45,13 +47,16 @@ class Costs:
         nodes: by name, in the graph's order.
         peak_bytes: of the tensors that are alive at the worst moment, when nodes run in their
             order, each tensor lives from its making to its last reader, and nothing is done in
-            place. Constants are not among them.
+            place. Constants, and what is made of nothing else, are not among them.
         peak_node: the node that runs at that moment.
+        uncounted: operators whose multiply-accumulates are not known, to how many nodes there are:
+            those with graphs inside, those that are not ONNX's own, Einsum with an ellipsis.
     """
 
     nodes: Mapping[str, NodeCosts]
     peak_bytes: int
     peak_node: str
+    uncounted: Mapping[str, int]
 
     @property
     def macs(self) -> int:
@@ -60,7 +65,7 @@ class Costs:
 
     @property
     def parameters(self) -> int:
-        """Floating-point constants."""
+        """Floating-point constants, and quantised weights."""
         return sum(node.parameters for node in self.nodes.values())
 
 
@@ -70,26 +75,73 @@ def measure(proto: onnx.ModelProto) -> Costs:
     Raises:
         UnsupportedError: the shape of a tensor that a cost depends on is not static.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    graph = Graph(copy, {})
-    kinds = {
-        name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).kind
-        for name, tensor in graph.constants.items()
-    }
+    graph = Graph(_without_weights(proto), {})
+    kinds = {name: graph.kind(name) for name in _given_constants(graph)}
     counted: set[str] = set()
     nodes: dict[str, NodeCosts] = {}
-    for node in copy.graph.node:
-        count = _MACS.get(node.op_type) if node.domain in STANDARD else None
-        new = [name for name in node.input if kinds.get(name) == "f" and name not in counted]
+    uncounted: Counter[str] = Counter()
+    for node in graph.proto.graph.node:
+        known = node.domain in STANDARD and not _is_open(node)
+        count = _MACS.get(node.op_type) if known else None
+        if not known:
+            uncounted[node.op_type] += 1
+        new = [
+            name
+            for index, name in enumerate(node.input)
+            if name in kinds and name not in counted and _is_weight(node, index, kinds[name])
+        ]
         counted.update(new)
         nodes[node.name] = NodeCosts(
             node.op_type,
             count(node, _shapes(graph, node)) if count else 0,
-            sum(math.prod(graph.constants[name].dims) for name in dict.fromkeys(new)),
+            sum(math.prod(graph.shape(name) or ()) for name in dict.fromkeys(new)),
             sum(_bytes(graph, name) for name in node.output if name),
         )
-    return Costs(nodes, *_peak(graph))
+    return Costs(nodes, *_peak(graph, _constants(graph, kinds)), uncounted)
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initializers have no values: shapes are all that is looked at."""
+    given, graph = proto.graph, onnx.GraphProto(name=proto.graph.name)
+    for field in ("node", "input", "output", "value_info"):
+        getattr(graph, field).extend(getattr(given, field))
+    for tensor in given.initializer:
+        bare = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        graph.initializer.append(tensor if math.prod(tensor.dims) <= _SMALL else bare)
+    copy = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
+    copy.opset_import.extend(proto.opset_import)
+    copy.functions.extend(proto.functions)
+    return copy
+
+
+def _given_constants(graph: Graph) -> list[str]:
+    """Initializers and what Constant nodes give."""
+    made = [n.output[0] for n in graph.proto.graph.node if n.op_type == "Constant"]
+    return [*graph.constants, *made]
+
+
+def _constants(graph: Graph, given: Iterable[str]) -> set[str]:
+    """They and all that is made of them alone, as weights that are dequantised."""
+    found = set(given)
+    for node in graph.proto.graph.node:
+        named = [name for name in node.input if name]
+        if named and found.issuperset(named):
+            found.update(node.output)
+    return found
+
+
+def _is_open(node: onnx.NodeProto) -> bool:
+    """Whether it has graphs inside, or an equation with an ellipsis."""
+    return any(
+        each.type == each.GRAPH or (each.name == "equation" and b"..." in each.s)
+        for each in node.attribute
+    )
+
+
+def _is_weight(node: onnx.NodeProto, index: int, kind: int) -> bool:
+    if _QUANTISED.get(node.op_type) == index:
+        return True
+    return bool(kind) and onnx.helper.tensor_dtype_to_np_dtype(kind).kind == "f"
 
 
 def positions(node: onnx.NodeProto, inputs: Sequence[Shape], output: Shape) -> int:
@@ -100,7 +152,7 @@ def positions(node: onnx.NodeProto, inputs: Sequence[Shape], output: Shape) -> i
         inputs: the shapes of its inputs.
         output: the shape of its first output.
     """
-    if node.op_type == "Conv":
+    if node.op_type in {"Conv", "ConvInteger", "QLinearConv"}:
         return output[0] * math.prod(output[2:])
     if node.op_type == "ConvTranspose":
         return inputs[0][0] * math.prod(inputs[0][2:])
@@ -172,6 +224,37 @@ def _recurrent(gates: int) -> Callable[[onnx.NodeProto, tuple[list[Shape], Shape
     return count
 
 
+def _einsum(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
+    """A product for each combination of all indices, whichever are summed over."""
+    terms = attributes(node)["equation"].replace(" ", "").partition("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(terms, shapes[0], strict=True):
+        sizes |= zip(letters, shape, strict=True)
+    return math.prod(sizes.values()) if len(terms) > 1 else 0
+
+
+def _quantised(count: Callable[[onnx.NodeProto, tuple[list[Shape], Shape]], int]) -> Any:
+    """Of an operator whose weights are not its second input."""
+
+    def counted(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
+        inputs, output = shapes
+        return count(node, ([inputs[0], inputs[_QUANTISED[node.op_type]]], output))
+
+    return counted
+
+
+_SMALL = 1024
+"""Values that may be a shape: they are kept."""
+
+_QUANTISED = {
+    "DequantizeLinear": 0,
+    "QLinearConv": 3,
+    "ConvInteger": 1,
+    "QLinearMatMul": 3,
+    "MatMulInteger": 1,
+}
+"""Operator to which of its inputs are weights in whole numbers."""
+
 _MACS: Mapping[str, Callable[[onnx.NodeProto, tuple[list[Shape], Shape]], int]] = {
     "Conv": _weighted,
     "ConvTranspose": _weighted,
@@ -180,6 +263,11 @@ _MACS: Mapping[str, Callable[[onnx.NodeProto, tuple[list[Shape], Shape]], int]] 
     "RNN": _recurrent(1),
     "GRU": _recurrent(3),
     "LSTM": _recurrent(4),
+    "Einsum": _einsum,
+    "QLinearConv": _quantised(_weighted),
+    "ConvInteger": _quantised(_weighted),
+    "QLinearMatMul": _quantised(_product),
+    "MatMulInteger": _quantised(_product),
 }
 
 
@@ -191,7 +279,7 @@ def _bytes(graph: Graph, name: str) -> int:
     return math.prod(shape) * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
-def _peak(graph: Graph) -> tuple[int, str]:
+def _peak(graph: Graph, constants: Collection[str]) -> tuple[int, str]:
     """The most bytes that are alive at once, and the node at which they are."""
     nodes = list(graph.proto.graph.node)
     last: dict[str, int] = {}
@@ -202,11 +290,12 @@ def _peak(graph: Graph) -> tuple[int, str]:
     alive = {
         value.name: _bytes(graph, value.name)
         for value in graph.proto.graph.input
-        if value.name not in graph.constants
+        if value.name not in constants
     }
     most, where = sum(alive.values()), ""
     for index, node in enumerate(nodes):
-        alive |= {name: _bytes(graph, name) for name in node.output if name}
+        made = (name for name in node.output if name and name not in constants)
+        alive |= {name: _bytes(graph, name) for name in made}
         if sum(alive.values()) > most:
             most, where = sum(alive.values()), node.name
         alive = {name: size for name, size in alive.items() if last.get(name, -1) > index}

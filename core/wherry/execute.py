@@ -69,6 +69,7 @@ def prepare(
     host: Host | None = None,
     cancelled: threading.Event | None = None,
     reach: bool = True,
+    bases: bool = True,
     earlier: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = _log.warning,
     narrow: Callable[[Manifest], Manifest] | None = None,
@@ -83,10 +84,12 @@ def prepare(
         cancelled: ends the run.
         reach: choose a device for those that targets ask for by tags, and hold it until it was
             measured; without, nothing is reached, and the plan cannot be run where there are any.
+        bases: what gates compare with has to be there already; not where a run goes on that has
+            measured.
         earlier: the devices that another run has chosen so.
         tell: told what was chosen, and who has the devices while we wait.
-        narrow: makes of the loaded manifest the one that is planned; None: it is planned whole, and
-            what its gates compare with has to be there.
+        narrow: makes of the loaded manifest the one that is planned, and whose gates nobody
+            judges; None: it is planned whole.
 
     Raises:
         DeviceError: no device with some tags can be had.
@@ -107,10 +110,10 @@ def prepare(
     root, cancelled = home(), cancelled or threading.Event()
     host = host or HostClass.load()
     loaded = load_manifest(manifest, host, overrides=overrides)
-    if narrow is None:
-        check_bases(loaded)
-    else:
+    if narrow is not None:
         loaded = narrow(loaded)
+    elif bases:
+        check_bases(loaded)
     plan = make_plan(loaded, host, loaded.inventory)
     run_id = new_run_id()
     services = ServicesClass(
@@ -166,6 +169,7 @@ def prepare_again(
         overrides=asked.overrides,
         host=host,
         cancelled=cancelled,
+        bases=False,
         earlier=asked.chosen,
         tell=tell,
     )

@@ -65,7 +65,8 @@ def kept_nodes(model: Model, keep: Iterable[Keep]) -> frozenset[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if names[_SHOWN:] else "")
+    more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + f"{more}."
 
 
 def _no_node(entry: Keep, operators: Iterable[str], names: Sequence[str]) -> ModelError:
@@ -79,7 +80,7 @@ def _no_node(entry: Keep, operators: Iterable[str], names: Sequence[str]) -> Mod
     else:
         what, remedy = (
             f"node {entry!r}",
-            nearest(entry, names, f"It has {_some(names)}."),
+            nearest(entry, names, f"It has {_some(names)}"),
         )
     return ModelError(
         f"keep_fp32 names the {what}, and the model has none like that", remedy=remedy

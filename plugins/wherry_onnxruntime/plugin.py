@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from wherry.artifact import Artifact, Binding
 from wherry.calibration import Calibration
@@ -73,11 +73,12 @@ class OnnxruntimeOptions(RuntimeOptions):
         precisions=["int8"],
     )
 
-    @model_validator(mode="after")
-    def _at_once(self) -> Self:
-        if self.inter_threads > 1 and self.execution != "parallel":
-            raise ValueError("inter_threads is for `execution: parallel`, and it is sequential")
-        return self
+    def of(self, precision: str) -> Self:
+        """One after the other there are no nodes at a time."""
+        options = super().of(precision)
+        if options.execution == "parallel":
+            return options
+        return options.model_copy(update={"inter_threads": 1})
 
     @property
     def calibrated(self) -> bool:

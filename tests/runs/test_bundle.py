@@ -142,7 +142,8 @@ def test_the_command_line_makes_signs_and_verifies(ran, tmp_path, capsys):
     assert main(["bundle", "verify", "b.zip", "--device", "nowhere"]) == 2
     assert main(["bundle", "verify", "b.zip"]) == 1
     assert "stands behind its end" in capsys.readouterr().err
-    assert main(["bundle", "-o", "b.zip", "--json"]) == 0
+    # which of the two is the fastest says a clock that is not that fine
+    assert main(["bundle", "-o", "b.zip", "--target", "threads=2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["signature"] is None
     assert not Path("b.zip.minisig").exists(), "it would not hold any more"
 

@@ -177,6 +177,7 @@ class When:
         self._device, self._text, self._action = device, text, action
         self._left, self._after_s, self._hold = nth, after_s, hold
         self._thread: threading.Thread | None = None
+        self._held = hold is None
 
     def __call__(self, event) -> None:
         """Take an event of a run."""
@@ -197,12 +198,14 @@ class When:
     def _once_held(self) -> None:
         deadline = time.monotonic() + _HELD_S
         while (self._hold.board.home / "hold").exists():
-            assert time.monotonic() < deadline, "no runner was held"
+            if time.monotonic() > deadline:
+                return
             time.sleep(0.01)
+        self._held = True
         self._action()
 
     def join(self) -> bool:
         """Wait until it is done; whether it was."""
         if self._thread is not None:
             self._thread.join()
-        return self._left <= 0
+        return self._left <= 0 and self._held

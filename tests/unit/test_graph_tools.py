@@ -113,6 +113,45 @@ def test_a_shared_constant_counts_once_and_lives_on_through_a_cut():
     assert sorted(t.name for t in model.graph.initializer) == ["s", "w", "w/of//b"]
 
 
+def test_costs_of_constant_nodes_and_of_weights_in_whole_numbers():
+    """They cost what they do as initializers, and what is made of them is no activation."""
+    model = network(
+        """(float[1, 4, 5, 5] x) => (float[1, 8, 5, 5] y) {
+            w = DequantizeLinear (q, s)
+            y = Conv (x, w)
+        }""",
+        {"q": np.ones((8, 4, 1, 1), np.int8), "s": np.float32(0.1)},
+    )
+    found = costs.measure(model)
+    assert (found.macs, found.parameters) == (8 * 4 * 25, 8 * 4 + 1)
+    assert (found.peak_bytes, found.uncounted) == (4 * (100 + 200), {})
+    whole = network(
+        """(int8[1, 4, 5, 5] x) => (int8[1, 8, 5, 5] y) {
+            y = QLinearConv (x, s, z, q, s, z, s, z)
+        }""",
+        {"q": np.ones((8, 4, 1, 1), np.int8), "s": np.float32(0.1), "z": np.int8(0)},
+    )
+    found = costs.measure(whole)
+    assert (found.macs, found.parameters, found.peak_bytes) == (8 * 4 * 25, 8 * 4 + 1, 300)
+    text = "(float[1, 40] x) => (float[1, 50] y) { y = MatMul (x, w) }"
+    plain = network(text, {"w": ones(40, 50)})
+    weight = plain.graph.initializer.pop()
+    constant = onnx.helper.make_node("Constant", [], ["w"], name="/w", value=weight)
+    plain.graph.node.insert(0, constant)
+    found = costs.measure(plain)
+    assert (found.macs, found.parameters, found.peak_bytes) == (2000, 2000, 4 * 90)
+
+
+def test_costs_of_sums_of_products_and_what_is_not_counted():
+    body = """(float[2, 3, 4] x, float[4, 5] w) => (float[2, 3, 5] y) {
+        y = Einsum <equation = EQ> (x, w)
+    }"""
+    found = costs.measure(network(body.replace("EQ", '"bij, jk -> bik"'), {}))
+    assert (found.macs, found.uncounted) == (2 * 3 * 4 * 5, {})
+    found = costs.measure(network(body.replace("EQ", '"...j, jk -> ...k"'), {}))
+    assert (found.macs, found.uncounted) == (0, {"Einsum": 1})
+
+
 def test_a_shape_that_is_not_known_is_said():
     model = network("(float[N, 4] x) => (float[N, 4] y) { y = MatMul (x, w) }", {"w": ones(4, 4)})
     with pytest.raises(Refusal, match="the shape of the tensor 'x' is not known") as caught:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from wherry import api
 from wherry.cli import main
+from wherry.cli.plan import _short
 
 QUICKSTART = Path(__file__).parents[2] / "manifests/quickstart.yaml"
 
@@ -23,7 +24,7 @@ def test_a_line_for_the_model_and_a_row_for_each_node(capsys):
     assert costs["peak_node"] in {node["node"] for node in costs["nodes"]}
     assert main(["plan", str(QUICKSTART)]) == 0
     out = capsys.readouterr().out
-    assert "model: 5.25 M multiply-accumulates, 91.2 k parameters, at most " in out
+    assert "model: 5.25 M multiply-accumulates, 91.3 k parameters, at most " in out
     assert "/classifier/Gemm" not in out
     assert main(["plan", str(QUICKSTART), "--nodes"]) == 0
     out = capsys.readouterr().out
@@ -32,6 +33,21 @@ def test_a_line_for_the_model_and_a_row_for_each_node(capsys):
         "/classifier/Gemm", "Gemm", "1.28 k", "0.0%", "1.29 k", "40 B",
     ]  # fmt: skip
     assert "Constant" not in out
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1 k"),
+        (91_204, "91.2 k"),
+        (999_600, "1 M"),
+        (1.5e12, "1.5 T"),
+    ],
+)
+def test_short_numbers(count, text):
+    assert _short(count) == text
 
 
 def test_what_cannot_be_counted_is_said(tmp_path, capsys):

@@ -167,9 +167,11 @@ def command(
     if is_manifest(base):  # both were run by this command, and nobody else tells
         broken = [each for each in found["results"] if each["status"] == "failed"]
         if broken:
+            from wherry.target import counted
+
             names = "; ".join(each["name"] for each in broken[:3])
             raise RunFailed(
-                f"{len(broken)} of {len(found['results'])} targets failed: {names}",
+                f"{len(broken)} of {counted(len(found['results']), 'target')} failed: {names}",
                 remedy="What is printed above says why for each.",
             )
     if found["failures"]:

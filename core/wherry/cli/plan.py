@@ -36,9 +36,9 @@ def plan(manifest: str | Path, *, sets: Sequence[str] = ()) -> dict[str, Any]:
         backends), ``variants`` (name to ``macs``, a share of the model's, and
         ``sent_bytes_fp32``, each null where only a run tells, and ``words`` of them, empty where
         the passes change neither), ``costs`` of the model as it is given (``macs``,
-        ``parameters``, ``peak_activation_bytes`` and the ``peak_node`` where they are alive, and
-        ``nodes``: see `wherry.costs`; or a ``problem``), ``model``, ``candidates``: tags by which
-        targets ask for a device, to the devices that have them all.
+        ``parameters``, ``peak_activation_bytes`` and the ``peak_node`` where they are alive,
+        ``uncounted`` and ``nodes``: see `wherry.costs`; or a ``problem``), ``model``,
+        ``candidates``: tags by which targets ask for a device, to the devices that have them all.
     """
     from wherry.execute import prepare
 
@@ -83,6 +83,7 @@ def _costs(model: Model) -> dict[str, Any]:
         "parameters": found.parameters,
         "peak_activation_bytes": found.peak_bytes,
         "peak_node": found.peak_node,
+        "uncounted": dict(found.uncounted),
         "nodes": [{"node": name, **asdict(node)} for name, node in found.nodes.items()],
     }
 
@@ -243,9 +244,11 @@ def _costs_in_words(costs: Mapping[str, Any]) -> str:
     if "problem" in costs:
         return f"model: {costs['problem']}"
     where = f", at {costs['peak_node']}" if costs["peak_node"] else ""
+    left = ", ".join(f"{count} {operator}" for operator, count in costs["uncounted"].items())
     return (
         f"model: {_short(costs['macs'])} multiply-accumulates, {_short(costs['parameters'])} "
         f"parameters, at most {bytes_text(costs['peak_activation_bytes'])} of activations{where}"
+        + (f"; not counted: what {left} does" if left else "")
     )
 
 
@@ -272,8 +275,8 @@ def _nodes(costs: Mapping[str, Any]) -> Table:
 
 def _short(count: int) -> str:
     """``1.25 M``; whole below a thousand."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:  # what is rounded to a thousand of the lesser
             return f"{count / size:.3g} {letter}"
     return str(count)
 

@@ -239,6 +239,8 @@ class Expander:
         self, backend: Backend, precisions: Sequence[str], entry: Node, path: Path
     ) -> None:
         """An option of some precisions is for one at least of those that the entry asks for."""
+        if not precisions:  # all of them are misspelt
+            return
         block = entry.below(backend.name)
         said = {**(block.value if block and isinstance(block.value, dict) else {})}
         if (keep := entry.below("keep_fp32")) is not None:

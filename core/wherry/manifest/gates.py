@@ -138,7 +138,8 @@ def _against_problem(form: GateForm) -> Wrong | None:
             f"Give {', '.join(compares[:2])} or {compares[2]}, or remove `against:`.",
         )
     if form.allow is not None and against in {None, ORIGINAL, "fp32"}:
-        return ("allow", "it is for comparing with other runs", "Remove it, or give `against:`.")
+        remedy = "Remove it, or compare with a baseline file, a tag, `last` or `best`."
+        return ("allow", "it is for comparing with other runs", remedy)
     return None
 
 

@@ -67,7 +67,7 @@ def assemble(
         "tag": request.tag,
         "continues": request.continues,
         "wherry": __version__,
-        "manifest": str(manifest.path),
+        "manifest": os.path.realpath(manifest.path),  # however it was named: runs go by it
         "overrides": list(request.overrides),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),

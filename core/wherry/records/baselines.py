@@ -58,7 +58,7 @@ def check_bases(manifest: Manifest) -> None:
                     tagged(records, against.removeprefix(TAG), but="")
         except (UsageError, StoreError) as error:
             place = manifest.root.at(("gates", index, "against"))
-            problems.add(place, nothing_there(error), "A run without gates: `--set gates=[]`.")
+            problems.add(place, nothing_there(error), "A run without gates: `--set 'gates=[]'`.")
     problems.check()
 
 

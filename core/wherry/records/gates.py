@@ -187,7 +187,9 @@ def _compared(
     if figure is None:
         return f"neither has {gate.metric}"
     if figure["verdict"] == "not comparable":
-        return f"not comparable with {gate.against}: {figure['why']}{_differs(entry)}"
+        anew = gate.against in WITHIN and "not-clean" in figure["reasons"]
+        remedy = "; `--remeasure` measures both anew, in turns" if anew else ""
+        return f"not comparable with {gate.against}: {figure['why']}{_differs(entry)}{remedy}"
     return figure, entry
 
 

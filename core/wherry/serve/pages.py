@@ -155,9 +155,9 @@ def trend(request: Request, found: Mapping[str, Any], query: Mapping[str, str]) 
     last: dict[str, Any] = {}  # by manifest: another one's target is of another network
     for each in found["points"]:
         before = last.get(each["manifest"])
-        another = before is not None and before["model"] != each["model"]
+        other = before is not None and each["model"] not in {None, before["model"]}
         text = _figure_text(metric, each["value"])
-        point = {**each, "text": text, "another_model": another}
+        point = {**each, "text": text, "another_model": other}
         points.append(point)
         rows.append({**point, "before": before})
         if point["value"] is not None:

@@ -92,8 +92,7 @@ def check_kept(model: Model, manifest: Manifest) -> None:
         try:
             kept_nodes(model, target.options.keep_fp32)
         except ModelError as error:
-            # a row whose device was chosen by tags has no entry of its own
-            entry = manifest.origins.get((variant, target.id), ("targets",))
+            entry = manifest.origins[variant, target.id]
             place = option_place(manifest.root, entry, target.backend, "keep_fp32")
             raise error.within(str(place)) from error
 

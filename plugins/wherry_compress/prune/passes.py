@@ -160,7 +160,7 @@ class PruneWeights(BaseModel):
                 raise ValueError(f"{self.pattern} keeps every weight")
             if self.ratios:
                 raise ValueError("a pattern is the same in all nodes: leave ratios out")
-        refuse_idle(self, "allocation", self.pattern is None, "sparsity")
+        refuse_idle(self, "allocation", self.sparsity is not None, "sparsity")
         refuse_idle(self, "samples", self.allocation == "sensitivity", "allocation: sensitivity")
         return self
 

@@ -37,7 +37,7 @@ def test_what_a_file_or_a_tag_lacks_is_said_before_anything_is_run(gated) -> Non
         assert "ci.baseline.json: the baseline cannot be used: it cannot be read: No such" in first
         assert "`wherry report RUN --output NAME.baseline.json`" in first
         assert "there is nothing to compare with: no other run has the tag 'release'" in second
-        assert "`--set gates=[]`" in second
+        assert "`--set 'gates=[]'`" in second
     (gated.folder / "ci.baseline.json").write_text("{}")
     with pytest.raises(ManifestError, match="it is no baseline of wherry's"):
         gated.prepare()
