@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 from chromium import browser, opened  # noqa: F401 -- fixtures, once for all: one Playwright a process
@@ -18,14 +19,19 @@ _FIRST_STATES: dict[int, object] = {}
 
 @pytest.fixture(autouse=True)
 def _same_numbers(request: pytest.FixtureRequest) -> None:
-    """A file's generators begin anew for each test: it draws the same whichever ran before it."""
+    """Generators of a file, and of what it imports functions of, begin anew for each test.
+
+    So that it draws the same, whichever tests ran before it.
+    """
     import numpy as np
 
-    for value in vars(request.module).values():
+    own = vars(request.module)
+    functions = (value for value in own.values() if isinstance(value, FunctionType))
+    places = {id(own): own} | {id(each.__globals__): each.__globals__ for each in functions}
+    for value in [value for place in places.values() for value in place.values()]:
         if isinstance(value, np.random.Generator):
             state = value.bit_generator
-            first = _FIRST_STATES.setdefault(id(value), state.state)
-            state.state = first
+            state.state = _FIRST_STATES.setdefault(id(value), state.state)
 
 
 @pytest.fixture(scope="session")

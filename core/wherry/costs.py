@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
 
@@ -19,6 +18,8 @@ from wherry.errors import UnsupportedError
 from wherry.normalise.graph import STANDARD, Graph, attributes
 
 Shape = tuple[int, ...]
+Shapes = tuple[list[Shape], Shape]  # of a node's inputs, and of its first output
+Count = Callable[[onnx.NodeProto, Shapes], int]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def positions(node: onnx.NodeProto, inputs: Sequence[Shape], output: Shape) -> i
     return math.prod(output) // max(1, math.prod(inputs[1]) // inputs[1][max(-2, -len(inputs[1]))])
 
 
-def _shapes(graph: Graph, node: onnx.NodeProto) -> tuple[list[Shape], Shape]:
+def _shapes(graph: Graph, node: onnx.NodeProto) -> Shapes:
     """Of a node's inputs (none: ``()``) and of its first output."""
     inputs = [_shape(graph, name, node) if name else () for name in node.input]
     output = next(name for name in node.output if name)
@@ -201,21 +202,21 @@ def _controlled(graph: Graph, name: str) -> onnx.NodeProto | None:
     return None
 
 
-def _weighted(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
+def _weighted(node: onnx.NodeProto, shapes: Shapes) -> int:
     inputs, output = shapes
     return math.prod(inputs[1]) * positions(node, inputs, output)
 
 
-def _product(_node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
+def _product(_node: onnx.NodeProto, shapes: Shapes) -> int:
     """MatMul: of any ranks, both sides may be activations."""
     inputs, output = shapes
     return math.prod(output) * inputs[0][-1]
 
 
-def _recurrent(gates: int) -> Callable[[onnx.NodeProto, tuple[list[Shape], Shape]], int]:
+def _recurrent(gates: int) -> Count:
     """X [time, batch, inputs], W [directions, gates*hidden, inputs], R [.., .., hidden]."""
 
-    def count(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
+    def count(node: onnx.NodeProto, shapes: Shapes) -> int:
         (x, w, r), _ = shapes[0][:3], shapes[1]
         time, batch = (x[1], x[0]) if attributes(node).get("layout", 0) else (x[0], x[1])
         assert w[1] == r[1] and w[1] % gates == 0, "ONNX's own check has seen it"
@@ -224,7 +225,7 @@ def _recurrent(gates: int) -> Callable[[onnx.NodeProto, tuple[list[Shape], Shape
     return count
 
 
-def _einsum(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
+def _einsum(node: onnx.NodeProto, shapes: Shapes) -> int:
     """A product for each combination of all indices, whichever are summed over."""
     terms = attributes(node)["equation"].replace(" ", "").partition("->")[0].split(",")
     sizes: dict[str, int] = {}
@@ -233,10 +234,10 @@ def _einsum(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
     return math.prod(sizes.values()) if len(terms) > 1 else 0
 
 
-def _quantised(count: Callable[[onnx.NodeProto, tuple[list[Shape], Shape]], int]) -> Any:
+def _quantised(count: Count) -> Count:
     """Of an operator whose weights are not its second input."""
 
-    def counted(node: onnx.NodeProto, shapes: tuple[list[Shape], Shape]) -> int:
+    def counted(node: onnx.NodeProto, shapes: Shapes) -> int:
         inputs, output = shapes
         return count(node, ([inputs[0], inputs[_QUANTISED[node.op_type]]], output))
 
@@ -255,7 +256,7 @@ _QUANTISED = {
 }
 """Operator to which of its inputs are weights in whole numbers."""
 
-_MACS: Mapping[str, Callable[[onnx.NodeProto, tuple[list[Shape], Shape]], int]] = {
+_MACS: Mapping[str, Count] = {
     "Conv": _weighted,
     "ConvTranspose": _weighted,
     "Gemm": _weighted,

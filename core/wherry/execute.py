@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherry.errors import GateFailed, RunFailed, StoreError, UnsupportedError
 from wherry.home import home
-from wherry.target import counted
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.engine.local import Event, StepOutcome

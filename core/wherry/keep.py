@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.errors import ModelError
+from wherry.wording import some
 
 if TYPE_CHECKING:
     from wherry.model import Model
-
-
-_SHOWN = 5  # names in an error
 
 
 class Operator(BaseModel):
@@ -64,11 +62,6 @@ def kept_nodes(model: Model, keep: Iterable[Keep]) -> frozenset[str]:
     return frozenset(kept)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + f"{more}."
-
-
 def _no_node(entry: Keep, operators: Iterable[str], names: Sequence[str]) -> ModelError:
     from wherry.data.arrays import nearest
 
@@ -80,7 +73,7 @@ def _no_node(entry: Keep, operators: Iterable[str], names: Sequence[str]) -> Mod
     else:
         what, remedy = (
             f"node {entry!r}",
-            nearest(entry, names, f"It has {_some(names)}"),
+            nearest(entry, names, f"It has {some(names)}."),
         )
     return ModelError(
         f"keep_fp32 names the {what}, and the model has none like that", remedy=remedy

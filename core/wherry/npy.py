@@ -74,7 +74,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
     # opened here: np.load would leave it open where it is no archive
     with SYNTAX_TREES, _damage(), path.open("rb") as stream:
-        if not stream.peek(1).startswith(_BEGINNINGS):  # NumPy would speak of pickled objects
+        if not stream.peek(8).startswith(_BEGINNINGS):  # NumPy would speak of pickled objects
             raise ValueError("it is no file of NumPy's")
         yield np.load(stream, allow_pickle=False)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wherry.errors import UsageError
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.engine.environments import Environments
@@ -127,8 +128,8 @@ def ask_for(
             for problem in backend.preflight(model, target):
                 nodes = model.operators().get(problem.op_type, ())
                 every = len(nodes) <= problem.count
-                many = "s" if problem.count > 1 else ""
-                reason = f"{problem.count} node{many}, first {problem.node!r}: {problem.remedy}"
+                where = f"{counted(problem.count, 'node')}, first {problem.node!r}"
+                reason = f"{where}: {problem.remedy}"
                 row[problem.op_type] = Support("no" if every else "partly", reason)
             found[backend.name] = row
     return found

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from wherry.passes import PassStep
 from wherry.tags import is_tagged, tagged
-from wherry.target import Target, counted, split_options
+from wherry.target import Target, split_options
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -153,11 +153,6 @@ class Target:
         )
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 target``, ``2 targets``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def listed(values: Iterable[Any]) -> str:
     """A list that is an option's JSON value, for people: of a long one its first and its length."""
     words = [

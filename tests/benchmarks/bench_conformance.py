@@ -140,18 +140,16 @@ class Bench:
     def _try(self, forms: Sequence[Any]) -> None:
         left = {form.digest: form for form in forms if self.known(form) is None}
         todo = list(left)
-        workshop = sys.modules["wherry.testing.workshop"]
         for start in range(0, len(todo), BATCH):
             if time.monotonic() > self._asked.deadline:
                 echo(f"{self.name}: time is over, {len(todo) - start} are left", err=True)
                 return
             digests = todo[start : start + BATCH]
             folder = Path(tempfile.mkdtemp(prefix="conformance-"))
-            own, workshop.run_tool = workshop.run_tool, self._warm.run_tool
             try:
-                made = Trials(self.name, folder).try_all({key: left[key] for key in digests})
+                with self._warm.taken():
+                    made = Trials(self.name, folder).try_all({key: left[key] for key in digests})
             finally:
-                workshop.run_tool = own
                 shutil.rmtree(folder, ignore_errors=True)
             for digest, result in made.items():
                 result.code = self._code

@@ -199,13 +199,11 @@ def without_nans(
 @contextlib.contextmanager
 def warm(time_s: float = 120.0) -> Iterator[None]:
     """Within, tools go on running from one request to the next; see `Warm`."""
-    workshop = sys.modules["wherry.testing.workshop"]
     tools = Warm(time_s)
-    own, workshop.run_tool = workshop.run_tool, tools.run_tool
     try:
-        yield
+        with tools.taken():
+            yield
     finally:
-        workshop.run_tool = own
         tools.close()
 
 
@@ -220,6 +218,16 @@ class Warm:
         self._time_s = time_s
         self._idle: dict[Path, queue.LifoQueue[subprocess.Popen[str]]] = {}
         self._all: list[subprocess.Popen[str]] = []
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Within, a `wherry.testing.workshop.Workshop` runs its tools by these."""
+        workshop = sys.modules["wherry.testing.workshop"]
+        own, workshop.run_tool = workshop.run_tool, self.run_tool
+        try:
+            yield
+        finally:
+            workshop.run_tool = own
 
     def run_tool(
         self, python: Path, script: Path, request: Mapping[str, Any], *, scratch: Path, **_: Any

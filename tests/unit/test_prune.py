@@ -1,12 +1,9 @@
-"""Pruning: budgets, orders, criteria, compensation, LASSO, patterns; parameters and refusals."""
+"""Pruning filters: budgets, orders, criteria, compensation; parameters and refusals."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from functools import cache
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from prune_networks import job, network, normal, plain
 from pydantic import ValidationError
 
 from wherry.errors import ToolError
@@ -22,60 +20,16 @@ from wherry.host import Host
 from wherry.model import Model
 from wherry.passes import PassStep
 from wherry.testing.workshop import Workshop
-from wherry_compress import plugin
 from wherry_compress.graph import costs
 from wherry_compress.graph.channels import trace
-from wherry_compress.job import Data, Job, Refusal
-from wherry_compress.prune import filters, lasso, targets, weights
+from wherry_compress.job import Refusal
+from wherry_compress.prune import filters, lasso, targets
 from wherry_compress.prune.budget import Budget, cheapest, narrowed, ranked, steps, uniform
 from wherry_compress.prune.compensate import compensated, with_biases, without_biases
-from wherry_compress.prune.latency import search
-from wherry_compress.prune.passes import Latency, PruneFilters, PruneLasso, PruneWeights
+from wherry_compress.prune.passes import PruneFilters, PruneLasso, PruneWeights
 from wherry_compress.prune.runs import outputs
 from wherry_compress.prune.scores import scores
 from wherry_compress.prune.sensitivity import errors
-
-RANDOM = np.random.default_rng(0)
-
-
-def normal(*shape: int) -> np.ndarray:
-    return RANDOM.normal(0.2, 1, shape).astype(np.float32)
-
-
-def network(body: str, values: dict[str, np.ndarray], output: str = "1, 4") -> onnx.ModelProto:
-    graph = onnx.parser.parse_graph(
-        f"net (float[1, 3, 6, 6] x) => (float[{output}] y) {{ {body} }}"
-    )
-    for node in graph.node:
-        node.name = f"/{node.output[0]}"
-    graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in values.items())
-    opset = [onnx.helper.make_opsetid("", 17)]
-    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
-
-
-def plain(width: int = 16, second: int = 16) -> onnx.ModelProto:
-    """Conv, Relu, Conv without a bias, Relu, pool, Gemm."""
-    return network(
-        "a = Conv <pads = [1, 1, 1, 1]> (x, w, b) r = Relu (a) c = Conv (r, v) s = Relu (c)"
-        " g = GlobalAveragePool (s) f = Flatten (g) y = Gemm <transB = 1> (f, m, o)",
-        {
-            "w": normal(width, 3, 3, 3),
-            "b": normal(width),
-            "v": normal(second, width, 3, 3) / 10,
-            "m": normal(4, second),
-            "o": normal(4),
-        },
-    )
-
-
-def job(folder: Path, proto: onnx.ModelProto, parameters, samples: int = 20, **more) -> Job:
-    onnx.save(proto, folder / "in.onnx")
-    np.save(
-        folder / "x.npy", np.random.default_rng(1).normal(size=(samples, 1, 3, 6, 6)).astype("f4")
-    )
-    data = {"calibration": Data({"x": folder / "x.npy"})}
-    return Job(folder / "in.onnx", parameters.model_dump(mode="json"), folder, data, **more)
-
 
 # --- budgets -----------------------------------------------------------------------------------
 
@@ -229,111 +183,6 @@ def test_a_bias_of_any_shape(tmp_path, module, shape):
     np.testing.assert_allclose(*means_, rtol=0.2, atol=0.05 * float(np.abs(means_[1]).max()))
 
 
-# --- LASSO ---------------------------------------------------------------------------------------
-
-
-def test_channels_that_say_nothing_new_go_and_the_rest_takes_their_part(tmp_path):
-    """Half of the channels are dead, or faint copies of others: nothing is lost after the fit."""
-    proto = plain()
-    for tensor in proto.graph.initializer:
-        values = numpy_helper.to_array(tensor).copy()
-        if tensor.name in "wb":
-            values[8:12] = values[:4] / 10
-        if tensor.name == "b":
-            values[12:] = -1000
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    given_ = job(tmp_path, proto, PruneLasso(ratios={"/a": 0.5}, places=16), samples=60)
-    done = lasso.apply(given_)
-    assert done.figures["units"] == {"/a": [16, 8]}
-    assert done.figures["error_left"]["/a"] < 1e-3
-    data = given_.data["calibration"]
-    pairs = list(zip(outputs(done.model, data), outputs(proto, data), strict=True))
-    error = sum(((o["y"] - r["y"]) ** 2).sum() for o, r in pairs)
-    assert error < 1e-3 * sum((r["y"] ** 2).sum() for _, r in pairs)
-
-
-def test_lasso_loses_less_than_cutting_alone(tmp_path):
-    proto = plain(32, 32)
-    errors_ = {}
-    for module, about in (
-        (lasso, PruneLasso(ratios={"/a": 0.5}, places=16)),
-        (filters, PruneFilters(ratios={"/a": 0.5})),
-        (filters, PruneFilters(ratios={"/a": 0.5}, compensate=False, criterion="random")),
-    ):
-        given_ = job(tmp_path, proto, about, samples=60)
-        data = given_.data["calibration"]
-        pairs = list(
-            zip(outputs(module.apply(given_).model, data), outputs(proto, data), strict=True)
-        )
-        errors_[len(errors_)] = sum(((o["y"] - r["y"]) ** 2).sum() for o, r in pairs)
-    assert errors_[0] < errors_[1] < errors_[2]
-
-
-# --- weights -------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(st.integers(1, 3), st.integers(2, 5), st.integers(1, 11), st.integers(0, 99))
-def test_patterns(keep, of, width, seed):
-    if keep >= of:
-        return
-    array = np.random.default_rng(seed).normal(size=(3, width, 2, 2)).astype(np.float32)
-    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
-    found = weights.patterned(weights.Weights(node, array), keep, of)
-    whole = width // of * of
-    blocks, old = (a[:, :whole].reshape(3, -1, of, 2, 2) for a in (found, array))
-    assert ((blocks != 0).sum(axis=2) == keep).all()
-    largest, left = (np.sort(np.abs(each), axis=2)[:, :, of - keep :] for each in (old, blocks))
-    assert np.array_equal(largest, left)
-    assert np.array_equal(found[:, whole:], array[:, whole:])
-    assert np.array_equal(found[found != 0], array[found != 0])
-
-
-@pytest.mark.parametrize("allocation", ["uniform", "global", "sensitivity"])
-def test_as_many_zeros_as_were_asked_for(tmp_path, allocation):
-    proto = plain()
-    samples = {"samples": 4} if allocation == "sensitivity" else {}
-    about = PruneWeights(sparsity=0.5, allocation=allocation, **samples)
-    done = weights.apply(job(tmp_path, proto, about))
-    assert done.figures["sparsity"] == pytest.approx(0.5, abs=0.02)
-    values = {t.name: numpy_helper.to_array(t) for t in done.model.graph.initializer}
-    zeros = sum((values[name] == 0).sum() for name in "wvm")
-    assert zeros == done.figures["zeros"]
-    assert (values["b"] != 0).all()
-    if allocation == "uniform":
-        assert all(
-            share == pytest.approx(0.5, abs=0.01) for share in done.figures["nodes"].values()
-        )
-
-
-def test_as_many_zeros_as_were_asked_for_of_weights_that_are_alike(tmp_path):
-    proto = plain()
-    for tensor in proto.graph.initializer:
-        if tensor.name in "wvm":
-            signs = np.sign(numpy_helper.to_array(tensor)).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(signs, tensor.name))
-    done = weights.apply(job(tmp_path, proto, PruneWeights(sparsity=0.3)))
-    assert done.figures["sparsity"] == pytest.approx(0.3, abs=1e-3)
-
-
-def test_only_1x1_lists_and_excludes(tmp_path):
-    proto = network(
-        "a = Conv (x, w) c = Conv (a, v) y = Conv (c, u)",
-        {"w": normal(8, 3, 3, 3), "v": normal(8, 8, 1, 1), "u": normal(4, 8, 1, 1)},
-        "1, 4, 4, 4",
-    )
-    done = weights.apply(job(tmp_path, proto, PruneWeights(sparsity=0.5, only="1x1")))
-    assert set(done.figures["nodes"]) == {"/c", "/y"}
-    about = PruneWeights(ratios={"/c": 0.25, "*": 0.75}, exclude=("/y",))
-    done = weights.apply(job(tmp_path, proto, about))
-    assert done.figures["nodes"] == {"/a": 0.75, "/c": 0.25}
-    with pytest.raises(Refusal, match=r"exclude names '/z', and .* no node with weights"):
-        weights.apply(job(tmp_path, proto, PruneWeights(sparsity=0.5, exclude=("/z",))))
-    with pytest.raises(Refusal, match="no constant weights to make zero in convolutions of 1x1"):
-        about = PruneWeights(sparsity=0.5, only="1x1", exclude=("/c", "/y"))
-        weights.apply(job(tmp_path, proto, about))
-
-
 # --- parameters, refusals, the whole way ---------------------------------------------------------
 
 
@@ -429,75 +278,3 @@ def test_the_whole_way(tmp_path):
     step = dataclasses.replace(step, parameters=PruneFilters(macs=0.01))
     with pytest.raises(ToolError, match=r"MACs of .* were asked for"):
         Workshop(host, tmp_path).optimize(model, step, samples)
-
-
-# --- latency -------------------------------------------------------------------------------------
-
-
-def made_up(least: float = 0.2):
-    """Candidates that are their share of the MACs, and take 1 ms besides 9 times that."""
-
-    def make(macs: float) -> tuple[float, dict[str, float]]:
-        if macs < least:
-            raise ToolError(f"MACs of {macs:.3f} were asked for")
-        return macs, {"macs": macs}
-
-    return make, lambda macs: 1 + 9 * macs
-
-
-def test_a_latency_is_found_by_bisection():
-    make, measure = made_up()
-    wanted = Latency(backend="b", fraction=0.55, tries=8)
-    macs, figures = search(wanted, measure(1.0), make, measure)
-    assert 0.49 < macs <= 0.5
-    assert figures["macs"] == macs
-    assert figures["latency"]["goal_ms"] == pytest.approx(5.5)
-    assert figures["latency"]["reached_ms"] == measure(macs) <= 5.5
-    assert len(figures["latency"]["tried"]) == 8
-    assert search(Latency(backend="b", at_most=5.5, tries=8), 10.0, make, measure)[0] == macs
-
-
-def test_candidates_that_come_out_alike_are_measured_once(tmp_path, monkeypatch):
-    of_width = cache(plain)  # the same weights each time
-
-    def made(_member, _source, parameters, context):
-        width = 8 * max(1, round(parameters.macs * 4))
-        onnx.save(of_width(width), context.output / "model.onnx")
-        return Model.load(context.output / "model.onnx"), {"width": width}
-
-    def latency_ms(model, *_target):
-        measured.append(model.digest)
-        return float(model.proto().graph.initializer[0].dims[0])
-
-    measured: list[str] = []
-    monkeypatch.setattr(plugin, "_made", made)
-    (tmp_path / "output").mkdir()
-    context = SimpleNamespace(
-        output=tmp_path / "output", latency_ms=latency_ms, progress=lambda _text: None
-    )
-    onnx.save(plain(40), tmp_path / "given.onnx")
-    wanted = Latency(backend="b", at_most=20, tries=7)
-    about = PruneFilters(latency=wanted)
-    given_ = Model.load(tmp_path / "given.onnx")
-    model, figures = plugin._fast(plugin.MEMBERS["prune.filters"], given_, about, wanted, context)
-    assert figures["width"] == 16
-    assert len(figures["latency"]["tried"]) == 7
-    assert len(set(measured)) == len(measured) == 3  # as it is, and two widths
-    assert model.path == tmp_path / "output" / "model.onnx"
-    assert [path.name for path in (tmp_path / "output").iterdir()] == ["model.onnx"]
-
-
-def test_latencies_that_cannot_be_had():
-    make, measure = made_up()
-    with pytest.raises(ToolError, match=r"2 ms were asked for; with 0\.2.* takes .*, as it is 10"):
-        search(Latency(backend="b", at_most=2), 10.0, make, measure)
-    with pytest.raises(ToolError, match="the model takes 10 ms as it is"):
-        search(Latency(backend="b", at_most=11), 10.0, make, measure)
-    make, measure = made_up(least=2)
-    with pytest.raises(ToolError, match=r"were asked for$"):
-        search(Latency(backend="b", at_most=5), 10.0, make, measure)
-    with pytest.raises(ValidationError, match="give one of at_most and fraction"):
-        Latency(backend="b")
-    known = Host.load().passes["prune.filters"]
-    about = PruneFilters(latency=Latency(backend="b", at_most=5), compensate=False, criterion="l1")
-    assert known.needed(about) == {"seed", "device"}

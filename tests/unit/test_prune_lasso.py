@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
+from prune_networks import job, plain
 
-from wherry_compress.prune import lasso
+from wherry_compress.prune import filters, lasso
+from wherry_compress.prune.passes import PruneFilters, PruneLasso
+from wherry_compress.prune.runs import outputs
 
 
 def problem(size: int, seed: int):
@@ -41,3 +45,40 @@ def test_a_channel_that_gives_nothing_is_never_kept() -> None:
     gram, target = problem(8, 0)
     gram[3] = gram[:, 3] = target[3] = 0
     assert lasso.lasso(gram, target, 4)[3] == 0
+
+
+def test_channels_that_say_nothing_new_go_and_the_rest_takes_their_part(tmp_path):
+    """Half of the channels are dead, or faint copies of others: nothing is lost after the fit."""
+    proto = plain()
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name in "wb":
+            values[8:12] = values[:4] / 10
+        if tensor.name == "b":
+            values[12:] = -1000
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    given_ = job(tmp_path, proto, PruneLasso(ratios={"/a": 0.5}, places=16), samples=60)
+    done = lasso.apply(given_)
+    assert done.figures["units"] == {"/a": [16, 8]}
+    assert done.figures["error_left"]["/a"] < 1e-3
+    data = given_.data["calibration"]
+    pairs = list(zip(outputs(done.model, data), outputs(proto, data), strict=True))
+    error = sum(((o["y"] - r["y"]) ** 2).sum() for o, r in pairs)
+    assert error < 1e-3 * sum((r["y"] ** 2).sum() for _, r in pairs)
+
+
+def test_lasso_loses_less_than_cutting_alone(tmp_path):
+    proto = plain(32, 32)
+    errors_ = {}
+    for module, about in (
+        (lasso, PruneLasso(ratios={"/a": 0.5}, places=16)),
+        (filters, PruneFilters(ratios={"/a": 0.5})),
+        (filters, PruneFilters(ratios={"/a": 0.5}, compensate=False, criterion="random")),
+    ):
+        given_ = job(tmp_path, proto, about, samples=60)
+        data = given_.data["calibration"]
+        pairs = list(
+            zip(outputs(module.apply(given_).model, data), outputs(proto, data), strict=True)
+        )
+        errors_[len(errors_)] = sum(((o["y"] - r["y"]) ** 2).sum() for o, r in pairs)
+    assert errors_[0] < errors_[1] < errors_[2]

@@ -13,6 +13,7 @@ from wherry.cli.ages import Age
 from wherry.cli.sizes import Size
 from wherry.errors import StoreError
 from wherry.home import home
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.engine.environments import Environment
@@ -210,7 +211,7 @@ def list_(kind: str | None, as_json: bool) -> None:
     wheels = list(_wheels())
     if wheels:
         size = sum(found.size_bytes for found in wheels)
-        sets = f"{len(wheels)} set{'' if len(wheels) == 1 else 's'}"
+        sets = counted(len(wheels), "set")
         click.echo(f"wheels for boards: {sets}, {_size(size)}, in {home() / 'wheels'}")
 
 

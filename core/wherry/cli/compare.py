@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wherry.errors import GateFailed, RunFailed, UsageError
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.console import Console
@@ -167,8 +168,6 @@ def command(
     if is_manifest(base):  # both were run by this command, and nobody else tells
         broken = [each for each in found["results"] if each["status"] == "failed"]
         if broken:
-            from wherry.target import counted
-
             names = "; ".join(each["name"] for each in broken[:3])
             raise RunFailed(
                 f"{len(broken)} of {counted(len(found['results']), 'target')} failed: {names}",

@@ -18,6 +18,7 @@ import click
 
 from wherry.errors import EnvironmentError_, WherryError
 from wherry.home import home
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.engine.environments import Environments
@@ -134,7 +135,7 @@ def _records() -> Iterable[Check]:
     try:
         with Records.open() as records:
             count = len(records.runs())
-            yield Check("records", "ok", f"{records.where}: {count} run{'' if count == 1 else 's'}")
+            yield Check("records", "ok", f"{records.where}: {counted(count, 'run')}")
     except WherryError as error:
         words = f"{error.where}: {error.message}" if error.where else error.message
         yield Check("records", "problem", words, error.remedy)
@@ -240,4 +241,4 @@ def _print(checks: list[dict[str, Any]]) -> None:
         if check["remedy"]:
             console.print(Text(" " * 10 + check["remedy"]))
     count = sum(check["status"] == "problem" for check in checks)
-    click.echo(f"{count} problem{'' if count == 1 else 's'}" if count else "Nothing is wrong.")
+    click.echo(counted(count, "problem") if count else "Nothing is wrong.")

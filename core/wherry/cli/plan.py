@@ -13,6 +13,7 @@ import click
 
 from wherry.errors import UnsupportedError
 from wherry.outlook import UNKNOWN, Contents, Outlook
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -203,7 +204,6 @@ def command(manifest: Path, sets: tuple[str, ...], nodes: bool, as_json: bool) -
 
     from wherry.console import Console
     from wherry.reports.words import option_text
-    from wherry.target import counted
 
     console = Console()
     kinds = [step["kind"] for step in found["steps"]]
@@ -286,10 +286,9 @@ def _problems(found: dict[str, Any]) -> list[tuple[str, str]]:
     lines: dict[tuple[str, str], None] = {}
     for row in found["rows"]:
         for item in row["unsupported"]:
-            plural = "s" if item["count"] > 1 else ""
             text = (
-                f"{item['op_type']}: {item['count']} node{plural}, the first is {item['node']!r}. "
-                f"{item['remedy']}"
+                f"{item['op_type']}: {counted(item['count'], 'node')}, the first is "
+                f"{item['node']!r}. {item['remedy']}"
             )
             lines[row["target"]["backend"], text] = None
     return list(lines)

@@ -12,6 +12,7 @@ import click
 
 from wherry.cli.ages import Age
 from wherry.errors import StoreError, UsageError
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.records.lists import Summary
@@ -181,7 +182,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 )
 def export_(runs: tuple[str, ...], output: Path) -> None:
     """Write the records of RUNs (ids, tags, last, last~1, ...; default: all) as JSON lines."""
-    click.echo(f"{_runs(records_export(runs, output=output))} in {output}")
+    click.echo(f"{counted(records_export(runs, output=output), 'run')} in {output}")
 
 
 @command.command(name="import")
@@ -194,7 +195,7 @@ def import_(file: Path, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=1))
         return
     there = f", {len(found['there'])} there already" if found["there"] else ""
-    click.echo(f"{_runs(len(found['saved']))} imported{there}")
+    click.echo(f"{counted(len(found['saved']), 'run')} imported{there}")
 
 
 @command.command(name="tag")
@@ -243,7 +244,7 @@ def prune_(
     for run in found:
         tag = f" ({run['tag']})" if run["tag"] else ""
         click.echo("  ".join(map(one_line, (f"{run['run']}{tag}", run["manifest"]))))
-    click.echo(f"{_runs(len(found))} {'would be deleted' if dry_run else 'deleted'}")
+    click.echo(f"{counted(len(found), 'run')} {'would be deleted' if dry_run else 'deleted'}")
 
 
 @command.command(name="verify")
@@ -256,14 +257,10 @@ def verify_(as_json: bool) -> None:
     else:
         for each in found["damaged"]:
             click.echo(f"{each['run']}: {each['problem']}")
-        click.echo(f"{_runs(found['checked'])}, {len(found['damaged'])} damaged")
+        click.echo(f"{counted(found['checked'], 'run')}, {len(found['damaged'])} damaged")
     if found["damaged"]:
         raise StoreError(
-            f"damaged in the database: {_runs(len(found['damaged']))}",
+            f"damaged in the database: {counted(len(found['damaged']), 'run')}",
             where=found["database"],
             remedy="`wherry records delete` takes them out; import them from an export.",
         )
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"

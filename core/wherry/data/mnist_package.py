@@ -106,8 +106,10 @@ def _files(path: Path) -> Iterator[bytes]:
                     raise KeyError(f"{name} is no file")
                 yield member.read()
     except (OSError, KeyError, tarfile.TarError, EOFError) as error:
-        if isinstance(error, FileNotFoundError):
+        if not path.exists():
             raise _broken(path, "it is not there") from error
+        if isinstance(error, FileNotFoundError):
+            raise _broken(path, f"it has no {error.filename}") from error
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _broken(path, f"it is not the package: {why}") from error
 

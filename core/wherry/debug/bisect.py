@@ -27,6 +27,7 @@ from wherry.stages.keys import agent_code, files_digest, own_code, own_lock, plu
 from wherry.stages.prepare import model_ready
 from wherry.stages.reference import make_metrics
 from wherry.store import Key
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.artifact import Artifact
@@ -249,7 +250,7 @@ class Scorer:
 
 def in_fp32(count: int) -> str:
     """For people."""
-    return f"{count} node{'' if count == 1 else 's'} in fp32"
+    return f"{counted(count, 'node')} in fp32"
 
 
 def _feed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import platform
@@ -23,6 +22,7 @@ from wherry.manifest.sections import ORIGINAL
 from wherry.measurement import CONVENTION
 from wherry.plan import EVALUATION
 from wherry.records.layers import NO_LAYERS, layer_fields
+from wherry.records.rows import target_key
 from wherry.reports import SCHEMA_VERSION, RunRecord
 from wherry.stages.reference import metrics_in_keys
 from wherry.stats import pareto, summarise
@@ -290,9 +290,7 @@ def _speedup(
 
 def _alike(result: Mapping[str, Any]) -> tuple[str, ...]:
     """What a result shares with that of another variant on the same target: the clock, too."""
-    target, clock = result["target"], result["latency"]["timed_by"]
-    words = (target["backend"], target["precision"], target["device"])
-    return (*words, json.dumps(target["options"], sort_keys=True), clock)
+    return target_key({**result, "variant": ORIGINAL}), result["latency"]["timed_by"]
 
 
 def _peer(result: Mapping[str, Any], row: Row) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from wherry.stages.parity import Comparison
 from wherry.stages.services import Services
 from wherry.store import Key
 from wherry.target import Backend, Target, Unsupported, split_options
+from wherry.wording import counted
 
 if TYPE_CHECKING:
     from wherry.model import Model
@@ -137,8 +138,7 @@ def refuse_unsupported(found: Iterable[Unsupported], target: Target) -> None:
     if not problems:
         return
     listed = "; ".join(
-        f"{item.op_type} ({item.count} node{'s' if item.count > 1 else ''}, first {item.node!r})"
-        for item in problems
+        f"{item.op_type} ({counted(item.count, 'node')}, first {item.node!r})" for item in problems
     )
     remedies = " ".join(dict.fromkeys(item.remedy for item in problems if item.remedy))
     raise UnsupportedError(

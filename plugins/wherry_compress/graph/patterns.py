@@ -6,9 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from wherry.wording import some
 from wherry_compress.job import Refusal
-
-_SHOWN = 8
 
 
 def matching(
@@ -32,10 +31,9 @@ def matching(
         )
         if not found[pattern]:
             near = difflib.get_close_matches(pattern, names, 1)
-            some = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if names[_SHOWN:] else "")
             raise Refusal(
                 f"{word} names {pattern!r}, and the network has no {what} like that",
-                remedy=f"Did you mean {near[0]!r}?" if near else f"It has {some or 'none'}.",
+                remedy=f"Did you mean {near[0]!r}?" if near else f"It has {some(names)}.",
             )
     return found
 
