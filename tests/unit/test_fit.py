@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,7 @@ from wherry.testing.workshop import Workshop
 from wherry_compress.job import Data, Job, Refusal
 from wherry_compress.prune import filters
 from wherry_compress.prune.passes import PruneFilters
-from wherry_compress.train import fit, loop
+from wherry_compress.train import fit, loop, processes
 from wherry_compress.train.distil import find_targets, shifted
 from wherry_compress.train.network import Network
 from wherry_compress.train.passes import Fit
@@ -359,6 +360,11 @@ def test_what_is_refused_in_several_processes_is_refused(job, monkeypatch):
     monkeypatch.setattr(fit.processes, "run", here)
     with pytest.raises(Refusal, match="128 samples to train on, and a batch has 256"):
         fit.apply(job(batch=256, processes=2))
+
+
+def test_what_fails_in_one_process_fails_all(tmp_path):
+    with pytest.raises(Exception, match="unsupported operand"):
+        processes.run(processes.Meeting(tmp_path / "meeting", 2), operator.truediv, 2)
 
 
 def test_two_processes_train_one_network(job):
